@@ -1,0 +1,59 @@
+"""Typed rows with a fingerprint, and splits that a row never leaves."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from budwood.core.task import Row
+
+__all__ = ["Dataset", "Splits", "row_hash"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows with the task's field names: `{"text": …, "label": …}`, and `"group"` where rows belong together."""
+
+    rows: tuple[Row, ...]
+    sources: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, rows: Iterable[Row], *sources: str) -> "Dataset":
+        return cls(tuple(rows), sources)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the rows' contents; their order does not matter."""
+        hashes = sorted(row_hash(row, (*sorted(row),)) for row in self.rows)
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Splits:
+    """`train` to learn from, `validation` to choose by, `test` to be read once for the reported score."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+    seed: int
+
+    @property
+    def fingerprint(self) -> str:
+        parts = (self.train.fingerprint, self.validation.fingerprint, self.test.fingerprint)
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+    def sizes(self) -> dict[str, int]:
+        return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
+
+
+def row_hash(row: Row, fields: Sequence[str] = ("text",)) -> str:
+    """SHA-256 of the named fields of a row; equal for equal inputs, whatever the label."""
+    values: list[Any] = [row.get(field) for field in fields]
+    return hashlib.sha256(json.dumps(values, ensure_ascii=False, default=str).encode()).hexdigest()

@@ -1,0 +1,52 @@
+"""A step is a frozen dataclass whose fields are its parameters and whose one method makes a new bundle from a bundle."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from budwood.core.bundle import Bundle
+from budwood.core.dataset import Splits
+
+__all__ = ["Context", "Progress", "Step", "silent"]
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with (what is being done, steps done, steps in all, a note such as the best score so far)."""
+
+
+def silent(what: str, done: int, total: int, note: str) -> None:
+    """A progress listener that shows nothing."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step may use besides its parent: where to write, the data, and how long it may take."""
+
+    out: Path
+    """Where the new bundle goes; it does not exist yet."""
+    work: Path
+    """A folder for checkpoints; it outlives a killed process, and the same run gets it again."""
+    splits: Splits | None = None
+    seed: int = 0
+    seconds: float | None = None
+    """How long the step may take, as a wish: it stops early and keeps its best."""
+    progress: Progress = field(default=silent)
+
+
+class Step(ABC):
+    """What every file in `budwood/steps/*/` gives."""
+
+    name: ClassVar[str]
+    """The folder and the file: `adapt.head`, `shrink.quantize_dynamic`."""
+    takes: ClassVar[frozenset[str]]
+    """The formats that the parent must have: `torch`, `onnx`, `onnx-int8`."""
+    gives: ClassVar[frozenset[str]]
+    """The formats that the child has."""
+
+    @abstractmethod
+    def apply(self, parent: Bundle, context: Context) -> Bundle:
+        """Make the child at `context.out`. The parent is left alone. Raises StepError when the result must not be used."""
+
+    def parameters(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]  # every concrete step is a dataclass

@@ -1,0 +1,117 @@
+"""A task is the one place that knows what a row, a request and an answer look like.
+
+The same methods encode and decode in training, evaluation and serving, so the three cannot drift apart.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Answer", "Arrays", "Calibration", "Encoded", "Encoder", "Row", "Task"]
+
+Row = Mapping[str, Any]
+"""One example: the task's input fields, and `label` where it is known."""
+Answer = dict[str, Any]
+"""One prediction, ready for JSON."""
+Arrays = dict[str, NDArray[Any]]
+"""Named arrays; the first axis of each is the batch."""
+Calibration = Mapping[str, float]
+"""What was fitted after training, such as `{"temperature": 1.4}`."""
+
+
+class Encoded(NamedTuple):
+    """Model inputs for a batch, and what the caller should be told about each row."""
+
+    inputs: Arrays
+    notes: list[dict[str, Any]]
+    """One dictionary a row, merged into its answer: `{}` or, say, `{"truncated": True}`."""
+
+
+Encoder = Callable[[Sequence[Row]], Encoded]
+
+
+class Task(ABC):
+    """What every task in `budwood/tasks/` gives. Tasks are frozen dataclasses; their fields are stored in the bundle."""
+
+    name: ClassVar[str]
+    """The file's name, and the name in `bundle.json`."""
+    metric: ClassVar[str]
+    """The headline metric. It is always the mean of `row_scores`, so that it can be compared pairwise."""
+    inputs: ClassVar[tuple[str, ...]]
+    """The input fields of a row, the first one being the main one (`("text",)`)."""
+    pipeline_tag: ClassVar[str]
+    """The Hugging Face pipeline tag for the model card."""
+
+    # Identity
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """The fields, ready for `bundle.json` (without the name)."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`. Raises BundleError on an unknown or missing field."""
+
+    # Serving half: numpy and light libraries only
+    @abstractmethod
+    def parse(self, item: object) -> Row:
+        """Check one request item and return it as a row. Raises DataError whose `where` is the field's name."""
+
+    @abstractmethod
+    def encoder(self, folder: Path) -> Encoder:
+        """The function that turns rows into model inputs, with the preprocessing files of `folder`."""
+
+    @abstractmethod
+    def decode(self, outputs: Arrays, calibration: Calibration, top: int) -> list[Answer]:
+        """Model outputs to answers, one a row, each with its `top` best alternatives."""
+
+    @abstractmethod
+    def lengths(self, rows: Sequence[Row]) -> list[int]:
+        """A cheap size of each row; rows of like size are batched together."""
+
+    @classmethod
+    @abstractmethod
+    def request_schema(cls) -> dict[str, Any]:
+        """JSON schema of one request item."""
+
+    @classmethod
+    @abstractmethod
+    def answer_schema(cls) -> dict[str, Any]:
+        """JSON schema of one answer."""
+
+    # Data half
+    @classmethod
+    @abstractmethod
+    def from_rows(cls, rows: Sequence[Row]) -> Self:
+        """The task that these labelled rows describe. Raises DataError when they describe none."""
+
+    @abstractmethod
+    def targets(self, rows: Sequence[Row]) -> NDArray[Any]:
+        """The labels as an array for training. Raises DataError on an unknown label, naming the row."""
+
+    # Measuring half
+    @abstractmethod
+    def row_scores(self, answers: Sequence[Answer], rows: Sequence[Row]) -> NDArray[np.float64]:
+        """How right each answer is, in [0, 1]; the mean is the headline metric."""
+
+    @abstractmethod
+    def metrics(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
+        """Further metrics, by their standard names."""
+
+    # Training half: torch is imported inside
+    @abstractmethod
+    def build(self, folder: Path) -> Any:
+        """The torch module whose forward takes the encoder's arrays and returns the model's outputs."""
+
+    @abstractmethod
+    def loss(self, outputs: Any, targets: Any) -> Any:
+        """The training loss of a batch of outputs, a scalar tensor."""
+
+    @classmethod
+    @abstractmethod
+    def example(cls) -> tuple[Self, list[Row]]:
+        """A tiny task with a few rows, for the contract tests."""

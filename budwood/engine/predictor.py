@@ -1,0 +1,78 @@
+"""The only inference path: parse, encode, run, decode. Evaluation, `predict` and the server all go through it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from budwood.core import registry
+from budwood.core.bundle import Bundle
+from budwood.core.errors import BundleError
+from budwood.core.runtime import Runtime
+from budwood.core.task import Answer, Arrays, Calibration, Encoder, Row, Task
+
+__all__ = ["Predictor", "task_of"]
+
+
+def task_of(bundle: Bundle) -> Task:
+    """The task that a bundle was made for. Raises BundleError when it is a base model without one."""
+    fields = dict(bundle.manifest.task or {})
+    if not fields:
+        raise BundleError(
+            "this is a base model without a task", where=str(bundle.path), fix="budwood adapt DATA --base FOLDER"
+        )
+    kind: type[Task] = registry.get("tasks", fields.pop("name"))
+    return kind.from_json(fields)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A task, its encoder and a runtime, ready to answer. Safe to call from several threads."""
+
+    task: Task
+    encoder: Encoder
+    runtime: Runtime
+    calibration: Calibration
+
+    @classmethod
+    def open(cls, bundle: Bundle, runtime: str = "auto", threads: int = 0) -> Self:
+        """Open a bundle for prediction; `auto` takes ONNX Runtime when the bundle has a graph, else torch."""
+        task = task_of(bundle)
+        if runtime == "auto":
+            runtime = "onnxruntime" if bundle.formats - {"torch"} else "torch"
+        kind: type[Runtime] = registry.get("runtimes", runtime)
+        return cls(task, task.encoder(bundle.path), kind.open(bundle, threads), bundle.manifest.calibration)
+
+    def predict(self, rows: Sequence[Row], top: int = 3) -> list[Answer]:
+        """Answers for one batch of rows that `task.parse` has accepted."""
+        encoded = self.encoder(rows)
+        answers = self.task.decode(self.runtime.run(encoded.inputs), self.calibration, top)
+        return [answer | note for answer, note in zip(answers, encoded.notes, strict=True)]
+
+    def predict_all(self, rows: Sequence[Row], batch_size: int = 32, top: int = 3) -> list[Answer]:
+        """Answers for any number of rows, in their order; rows of like length share a batch, so little is padded."""
+        answers: list[Answer] = [{}] * len(rows)
+        for batch in batches(self.task.lengths(rows), batch_size):
+            for index, answer in zip(batch, self.predict([rows[i] for i in batch], top), strict=True):
+                answers[index] = answer
+        return answers
+
+    def outputs(self, rows: Sequence[Row], batch_size: int = 32) -> Arrays:
+        """The raw model outputs for any number of rows, in their order, before calibration."""
+        order: list[int] = []
+        parts: list[Arrays] = []
+        for batch in batches(self.task.lengths(rows), batch_size):
+            order.extend(batch)
+            parts.append(self.runtime.run(self.encoder([rows[i] for i in batch]).inputs))
+        back = np.argsort(np.asarray(order))
+        return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
+
+    def close(self) -> None:
+        self.runtime.close()
+
+
+def batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Row numbers grouped into batches of like length."""
+    order = [int(i) for i in np.argsort(np.asarray(lengths), kind="stable")]
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

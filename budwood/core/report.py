@@ -1,0 +1,232 @@
+"""What was measured of one model, or of a parent and its shrunk candidates, on one machine: plain numbers.
+
+Frozen dataclasses that go into `bundle.json`, `--json`, the plot and the model card, and show themselves in a notebook.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from html import escape
+from typing import Any, Literal, Self
+
+from budwood.core.budget import Budget
+from budwood.core.errors import BundleError
+
+__all__ = ["Candidate", "ShrinkReport", "Speed", "html_table"]
+
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """End-to-end speed (encode, run, decode) of one model beside a reference in the same minutes on this machine."""
+
+    p50_ms: float
+    """Median time of a single row, in milliseconds."""
+    p95_ms: float
+    items_per_s: float
+    """Rows a second in batches of `batch_size`."""
+    size_mb: float
+    """What a server loads, in megabytes (10^6 bytes)."""
+    memory_mb: float | None
+    """Resident memory of a fresh process that serves this model alone, in megabytes; None when it was not measured."""
+    memory_growth_mb: float | None
+    """How much of `memory_mb` came with opening and using the model."""
+    samples: int
+    """Single rows that were timed."""
+    ratio: float
+    """How many times as fast as the reference with single rows: the median over interleaved blocks."""
+    ratio_ci: Span
+    """95 % interval of that median."""
+    batch_ratio: float
+    """How many times as fast as the reference with batches."""
+    batch_ratio_ci: Span
+    noise: float
+    """How far from 1 the reference may seem to be from itself (single rows); no smaller difference is ranked."""
+    batch_noise: float
+    threads: int
+    batch_size: int
+
+    @property
+    def rank(self) -> Literal["faster", "slower", "equal"]:
+        """Against the reference with single rows; `equal` when the difference is within the noise."""
+        if self.ratio_ci[0] > 1 and self.ratio > 1 + self.noise:
+            return "faster"
+        if self.ratio_ci[1] < 1 and self.ratio < 1 - self.noise:
+            return "slower"
+        return "equal"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to shrink a model, measured; the field names are the keys of `shrink --json`. None: not measured."""
+
+    recipe: str
+    score: float | None = None
+    ci: Span | None = None
+    drop: float | None = None
+    """The parent's score minus this one, on the same rows."""
+    drop_ci: Span | None = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    items_per_s: float | None = None
+    size_mb: float | None = None
+    memory_mb: float | None = None
+    within_budget: bool = False
+    why: str = ""
+    """Why it is, or is not, within the budget."""
+    verdict: Literal["PASS", "FAIL", "UNDECIDED"] | None = None
+    rows_needed: int | None = None
+    """Rows that would decide an UNDECIDED with 80 % power."""
+    flips: float | None = None
+    """Share of rows whose score changed, in either direction."""
+    ratio: float | None = None
+    """How many times as fast as the parent with single rows."""
+    ratio_ci: Span | None = None
+    batch_ratio: float | None = None
+    rank: Literal["faster", "slower", "equal"] | None = None
+    noise: float | None = None
+    """The A/A control: differences of speed below this share are not ranked."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field; tuples become lists and a number that is not finite becomes None."""
+        return {name: plain(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`. Raises BundleError on an unknown or missing key."""
+        unknown = set(values) - {item.name for item in fields(cls)}
+        if unknown or "recipe" not in values:
+            raise BundleError("not a measured candidate", where=", ".join(sorted(unknown)) or "recipe")
+        return cls(**{name: tuple(item) if isinstance(item, list) else item for name, item in values.items()})
+
+
+@dataclass(frozen=True)
+class ShrinkReport:
+    """The parent, every candidate, and which one was chosen."""
+
+    reference: Candidate
+    candidates: tuple[Candidate, ...]
+    chosen: str | None
+    """The recipe that was chosen; None when nothing met the budget."""
+    budget: Budget
+    metric: str
+    n: int
+    """Rows of the locked test, which neither training nor selection saw."""
+    seed: int = 0
+    machine: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def within_budget(self) -> bool:
+        return any(item.recipe == self.chosen and item.within_budget for item in self.candidates)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "chosen": self.chosen,
+            "within_budget": self.within_budget,
+            "reference": self.reference.to_json(),
+            "candidates": [item.to_json() for item in self.candidates],
+            "budget": asdict(self.budget),
+            "metric": self.metric,
+            "n": self.n,
+            "seed": self.seed,
+            "machine": dict(self.machine),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`; further keys, such as `name` and `path` of the command's output, are ignored.
+
+        Raises:
+            BundleError: a key is missing.
+        """
+        try:
+            return cls(
+                reference=Candidate.from_json(values["reference"]),
+                candidates=tuple(Candidate.from_json(item) for item in values["candidates"]),
+                chosen=values["chosen"],
+                budget=Budget(**values["budget"]),
+                metric=values["metric"],
+                n=values["n"],
+                seed=values["seed"],
+                machine=values["machine"],
+            )
+        except (KeyError, TypeError) as error:
+            raise BundleError("not the report of a shrink", where=str(error)) from error
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Headers and rows as text, the parent first: for the terminal, the notebook and the model card."""
+        headers = ["model", self.metric, "drop, points", "p50 ms", "p95 ms", "speed", "items/s", "MB", "RAM MB", "result"]
+        return headers, [table_row(item, item.recipe == self.chosen) for item in (self.reference, *self.candidates)]
+
+    def _repr_html_(self) -> str:
+        headers, rows = self.table()
+        return html_table(headers, rows, caption=f"shrink: {self.metric} on {self.n} rows") + scatter(self)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        headers, rows = self.table()
+        text = "\n".join("  ".join(cells) for cells in [headers, *rows])
+        return {"text/plain": text, "text/html": self._repr_html_()}
+
+
+def table_row(item: Candidate, chosen: bool) -> list[str]:
+    drop = number(item.drop and 100 * item.drop, 2)
+    if item.drop_ci:
+        drop += f" [{100 * item.drop_ci[0]:.2f}, {100 * item.drop_ci[1]:.2f}]"
+    return [
+        item.recipe,
+        number(item.score and 100 * item.score, 2),
+        drop,
+        number(item.p50_ms, 2),
+        number(item.p95_ms, 2),
+        f"{item.ratio:.2f}x" if item.ratio is not None else "",
+        number(item.items_per_s, 0),
+        number(item.size_mb, 1),
+        number(item.memory_mb, 0),
+        "chosen" if chosen else (item.verdict or item.why),
+    ]
+
+
+def number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def html_table(headers: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
+    """A small table for notebooks: everything escaped, no script, readable on light and dark."""
+    cell = 'style="padding:2px 10px;text-align:left;border-bottom:1px solid rgba(128,128,128,.3)"'
+    head = "".join(f"<th {cell}>{escape(text)}</th>" for text in headers)
+    body = "".join("<tr>" + "".join(f"<td {cell}>{escape(text)}</td>" for text in row) + "</tr>" for row in rows)
+    title = f'<caption style="text-align:left;opacity:.7">{escape(caption)}</caption>' if caption else ""
+    return f'<table style="border-collapse:collapse">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def scatter(report: ShrinkReport) -> str:
+    """Score against p50 as a small inline SVG; each point tells its name when one hovers over it."""
+    points = [item for item in (report.reference, *report.candidates) if item.score is not None and item.p50_ms]
+    if not points:
+        return ""
+    width, height, edge = 420, 200, 24
+    across = [math.log(item.p50_ms or 1.0) for item in points]
+    up = [item.score or 0.0 for item in points]
+    parts = []
+    for item, x, y in zip(points, place(across, edge, width - edge), place(up, height - edge, edge), strict=True):
+        fill = "#2e7d32" if item.recipe == report.chosen else "#888" if item is report.reference else "none"
+        title = escape(f"{item.recipe}: {100 * (item.score or 0):.2f} at {item.p50_ms:.2f} ms")
+        circle = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7" fill="{fill}" stroke="#888" stroke-width="1.5">'
+        parts.append(f"{circle}<title>{title}</title></circle>")
+    label = f'<text x="{edge}" y="{height - 4}" font-size="11" fill="#888">'
+    parts.append(f"{label}{escape(report.metric)} (up) against p50 ms (right, logarithmic)</text>")
+    return f'<svg width="{width}" height="{height}" role="img" aria-label="candidates">{"".join(parts)}</svg>'
+
+
+def place(values: Sequence[float], start: float, end: float) -> list[float]:
+    low, high = min(values), max(values)
+    return [start + (end - start) * (0.5 if high == low else (value - low) / (high - low)) for value in values]

@@ -5,22 +5,30 @@ Every stage of Budwood takes a bundle and gives a new one that names its parent.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from budwood.core.commit import staged
-from budwood.core.errors import BundleError
-from budwood.core.opening import check_content, list_files
+from budwood.core.errors import BundleError, NotFoundError
+from budwood.core.formats import deeper_than, open_regular, read_capped
+from budwood.core.opening import check_content, list_files, safe_name
 
-__all__ = ["SCHEMA_VERSION", "Bundle", "DataRecord", "Draft", "FileRecord", "Manifest", "Metric", "StepRecord", "digest"]
+__all__ = [
+    *("SCHEMA_VERSION", "Bundle", "DataRecord", "Draft", "FileRecord", "Manifest", "Metric", "StepRecord", "digest"),
+]
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
+MAX_MANIFEST_BYTES = 16 << 20
+MAX_MANIFEST_DEPTH = 32
+SHA256 = r"^[0-9a-f]{64}$"
 FORMATS = {
     "torch": "model.safetensors",
     "onnx": "onnx/model.onnx",
@@ -62,8 +70,8 @@ class DataRecord(Record):
 
 
 class FileRecord(Record):
-    sha256: str
-    bytes: int
+    sha256: str = Field(pattern=SHA256)
+    bytes: int = Field(ge=0)
 
 
 class Draft(Record):
@@ -88,8 +96,8 @@ class Draft(Record):
 class Manifest(Draft):
     """`bundle.json`. Its id is the SHA-256 of all the rest, so a changed byte anywhere changes it."""
 
-    schema_version: int = Field(ge=1)
-    id: str
+    schema_version: int = Field(ge=1, le=SCHEMA_VERSION, strict=True)
+    id: str = Field(pattern=SHA256)
     created: str
     budwood: str
     files: dict[str, FileRecord]
@@ -107,9 +115,12 @@ class Bundle:
         `verify=False` skips the hashes of the files (not the allow-list), for listings.
 
         Raises:
+            NotFoundError: there is no such folder.
             BundleError: a file is unsafe, missing, added or changed; `where` names it.
         """
         folder = Path(path)
+        if not folder.is_dir():
+            raise NotFoundError("there is no such folder", where=str(folder), fix="budwood models list")
         files = list_files(folder)
         if MANIFEST not in files:
             raise BundleError("not a bundle: it has no bundle.json", where=str(folder), fix="budwood models list")
@@ -126,23 +137,49 @@ class Bundle:
             UsageError: `path` exists.
             BundleError: `write` left a file that a bundle may not contain.
         """
-        from budwood import __version__
-
         final = Path(path)
         with staged(final) as stage:
             write(stage)
-            files = {name: record(stage / name) for name in list_files(stage)}
-            for name in files:
-                check_content(stage / name, name)
-            fields = draft.model_dump(mode="json") | {
-                "schema_version": SCHEMA_VERSION,
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "budwood": __version__,
-                "files": {name: item.model_dump(mode="json") for name, item in files.items()},
-            }
-            manifest = Manifest.model_validate(fields | {"id": digest(fields)})
-            (stage / MANIFEST).write_bytes(encode(manifest))
+            (stage / MANIFEST).write_bytes(encode(describe(stage, draft)))
+            manifest = read_manifest(stage / MANIFEST)
         return cls(final, manifest)
+
+    def copy(self, to: Path | str) -> Self:
+        """Commit a copy at `to`; each file is checked against its hash while it is copied.
+
+        Raises:
+            UsageError: `to` exists.
+            BundleError: a file is not what the manifest says.
+        """
+        final = Path(to)
+        with staged(final) as stage:
+            for name, expected in self.manifest.files.items():
+                target = stage / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with open_regular(self.path / name) as source, target.open("xb") as copy:
+                    shutil.copyfileobj(source, copy, 1 << 20)
+                if record(target) != expected:
+                    raise damaged(self.path / name, "it changed since it was opened")
+            (stage / MANIFEST).write_bytes(encode(self.manifest))
+        return type(self)(final, self.manifest)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files that the manifest lists, sorted; `bundle.json` itself is not among them."""
+        return tuple(sorted(self.manifest.files))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file, checked once more, so that what is loaded is what was hashed.
+
+        Raises:
+            BundleError: the bundle has no such file, or it changed since it was opened.
+        """
+        path = self.file(name)
+        with open_regular(path) as file:
+            content = file.read()
+        if hashlib.sha256(content).hexdigest() != self.manifest.files[name].sha256:
+            raise damaged(path, "it changed since it was opened")
+        return content
 
     @property
     def id(self) -> str:
@@ -183,8 +220,9 @@ class Bundle:
     def draft(self, step: str, parameters: Mapping[str, Any] | None = None, **changes: Any) -> Draft:
         """The draft of a child: this bundle's facts, one step later. Measured facts do not carry over."""
         inherited = {name: getattr(self.manifest, name) for name in Draft.model_fields}
-        past = (*self.manifest.history[:-1], self.manifest.history[-1].model_copy(update={"bundle": self.id}))
-        fresh = {"metrics": {}, "report": {}, "environment": {}}
+        *past, last = self.manifest.history or [StepRecord(name="base")]
+        past.append(last.model_copy(update={"bundle": self.id}))
+        fresh: dict[str, Any] = {"metrics": {}, "report": {}, "environment": {}}
         history = (*past, StepRecord(name=step, parameters=dict(parameters or {})))
         return Draft.model_validate(inherited | fresh | {"parent": self.id, "history": history} | changes)
 
@@ -192,23 +230,65 @@ class Bundle:
 SERVED = ("config.json", "tokenizer.json", "tokenizer_config.json", "golden.json")
 
 
+def describe(stage: Path, draft: Draft) -> Manifest:
+    """The manifest of what was written to a staging folder.
+
+    Raises:
+        BundleError: a file or a number may not be in a bundle.
+    """
+    from budwood import __version__
+
+    files = list_files(stage)
+    if MANIFEST in files:
+        raise BundleError("a step wrote its own bundle.json", where=str(stage / MANIFEST), fix="leave it to Budwood")
+    for name in files:
+        check_content(stage / name, name)
+    fields = draft.model_dump(mode="json") | {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "budwood": __version__,
+        "files": {name: record(stage / name).model_dump(mode="json") for name in files},
+    }
+    for place, number in numbers(fields, "bundle.json"):
+        if not math.isfinite(number):
+            raise BundleError(f"a step recorded {number}, which is no measurement", where=place, fix="run it again")
+    try:
+        return Manifest.model_validate(fields | {"id": digest(fields)})
+    except UnicodeEncodeError as error:
+        raise BundleError(f"a step recorded text that is not Unicode: {error.object[:80]!a}", where=MANIFEST) from error
+
+
+def numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
+    """All floats inside nested JSON fields, each with its place, such as `bundle.json: metrics.accuracy.value`."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in items:
+        yield from numbers(child, f"{place}.{key}")
+    if isinstance(value, float):
+        yield place, value
+
+
 def read_manifest(path: Path) -> Manifest:
-    raw = path.read_bytes()
+    raw = read_capped(path, MANIFEST, MAX_MANIFEST_BYTES)
     try:
         fields = json.loads(raw)
+        if deeper_than(fields, MAX_MANIFEST_DEPTH):
+            raise ValueError("nested too deeply")
         version = fields["schema_version"]
-        if isinstance(version, int) and version > SCHEMA_VERSION:
+        if type(version) is int and version > SCHEMA_VERSION:
             raise BundleError(
                 f"bundle.json has schema version {version}; this Budwood reads up to {SCHEMA_VERSION}",
                 where=str(path),
                 fix="pip install --upgrade budwood",
             )
         manifest = Manifest.model_validate(fields)
-    except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
+        same = encode(manifest) == raw and digest({key: fields[key] for key in fields if key != "id"}) == manifest.id
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(path, f"it cannot be read ({type(error).__name__})") from error
-    fields.pop("id")
-    if digest(fields) != manifest.id or encode(manifest) != raw:
+    if not same:
         raise damaged(path, "its content does not match its id")
+    for name in manifest.files:
+        if not safe_name(name):
+            raise BundleError(f"bundle.json lists an unsafe file name: {name!a}", where=str(path), fix=RESTORE)
     return manifest
 
 
@@ -218,8 +298,9 @@ def compare_file(folder: Path, name: str, expected: FileRecord | None, *, presen
         raise BundleError(f"{name} is not listed in bundle.json", where=str(path), fix=RESTORE)
     if not present:
         raise BundleError(f"{name} is missing", where=str(path), fix=RESTORE)
-    if path.stat().st_size != expected.bytes:
-        raise damaged(path, f"it has {path.stat().st_size} bytes, expected {expected.bytes}")
+    size = path.lstat().st_size
+    if size != expected.bytes:
+        raise damaged(path, f"it has {size} bytes, expected {expected.bytes}")
     if verify:
         actual = record(path).sha256
         if actual != expected.sha256:
@@ -235,9 +316,9 @@ def damaged(path: Path, detail: str) -> BundleError:
 
 
 def record(path: Path) -> FileRecord:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileRecord(sha256=sha256, bytes=path.stat().st_size)
+        return FileRecord(sha256=sha256, bytes=file.tell())
 
 
 def digest(fields: Mapping[str, Any]) -> str:

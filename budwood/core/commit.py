@@ -3,6 +3,8 @@
 Order of a folder's commit: stage on the same file system, fsync each file, fsync each folder, rename, fsync the parent.
 """
 
+import errno
+import fcntl
 import os
 import shutil
 import uuid
@@ -10,16 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from budwood.core.errors import UsageError
+from budwood.core.errors import BudwoodError, StorageError, UsageError
 
-__all__ = ["STAGING", "staged", "sweep", "write_atomic"]
+__all__ = ["STAGING", "locked", "staged", "sweep", "write_atomic"]
 
 STAGING = ".staging-"
 """Prefix of folders and files that are not committed yet; readers ignore them."""
 
 
 def fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:
@@ -27,10 +29,14 @@ def fsync(path: Path) -> None:
 
 
 def fsync_tree(folder: Path) -> None:
+    """Every file first, then every folder, the deepest first."""
+    folders: list[Path] = []
     for root, _, names in os.walk(folder, topdown=False):
+        folders.append(Path(root))
         for name in names:
             fsync(Path(root) / name)
-        fsync(Path(root))
+    for path in folders:
+        fsync(path)
 
 
 @contextmanager
@@ -39,41 +45,92 @@ def staged(final: Path) -> Iterator[Path]:
 
     Raises:
         UsageError: `final` already exists; nothing is ever overwritten.
+        StorageError: the disk is full, read-only or fails; nothing is left behind.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    refuse_existing(final)
-    stage = final.parent / f"{STAGING}{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    stage.mkdir()
-    try:
-        yield stage
-        fsync_tree(stage)
+    with explained(final):
+        make_parents(final.parent)
         refuse_existing(final)
-        os.rename(stage, final)
+        stage = final.parent / f"{STAGING}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        stage.mkdir()
+        try:
+            with holding(stage):
+                yield stage
+                fsync_tree(stage)
+                refuse_existing(final)
+                rename(stage, final)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
         fsync(final.parent)
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
+
+
+def make_parents(folder: Path) -> None:
+    """Make a folder and those above it, and sync each new name, so that a commit below cannot vanish with them."""
+    missing = [folder, *folder.parents]
+    missing = missing[: next((i for i, path in enumerate(missing) if path.is_dir()), len(missing))]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        fsync(path.parent)
+
+
+def rename(stage: Path, final: Path) -> None:
+    """Rename, where another process may have taken the name since it was looked at."""
+    try:
+        stage.rename(final)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise existing(final) from error
         raise
 
 
 def refuse_existing(final: Path) -> None:
     if os.path.lexists(final):
-        raise UsageError(f"{final.name} already exists", where=str(final), fix="choose another name, or remove it first")
+        raise existing(final)
+
+
+def existing(final: Path) -> UsageError:
+    return UsageError(f"{final.name} already exists", where=str(final), fix="choose another name, or remove it first")
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a small file so that readers see the old content or the new content, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stage = path.parent / f"{STAGING}{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    try:
-        with stage.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(stage, path)
+    """Replace a small file so that readers see the old content or the new content, never a part.
+
+    Raises:
+        StorageError: the disk is full, read-only or fails; the old content is still there.
+    """
+    with explained(path):
+        make_parents(path.parent)
+        stage = path.parent / f"{STAGING}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            with stage.open("xb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                stage.replace(path)
+        except BaseException:
+            stage.unlink(missing_ok=True)
+            raise
         fsync(path.parent)
-    except BaseException:
-        stage.unlink(missing_ok=True)
-        raise
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Say plainly what a failing disk did to a commit."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        raise StorageError(DISK_FAULTS[error.errno], where=str(path), fix=f"df -h {path.parent}") from error
+
+
+DISK_FAULTS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EIO: "the disk fails",
+}
 
 
 def sweep(parent: Path) -> None:
@@ -81,18 +138,79 @@ def sweep(parent: Path) -> None:
     if not parent.is_dir():
         return
     for entry in parent.iterdir():
-        if entry.name.startswith(STAGING) and not alive(entry.name.removeprefix(STAGING).split("-")[0]):
+        if entry.name.startswith(STAGING) and abandoned(entry):
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
 
 
+def abandoned(entry: Path) -> bool:
+    """Whether no process works on a staging entry: it is gone, and so is its lock, were it in another container."""
+    if alive(entry.name.removeprefix(STAGING).split("-")[0]):
+        return False
+    try:
+        with holding(entry):
+            return True
+    except (BudwoodError, OSError):
+        return not entry.exists() or entry.is_symlink()
+
+
 def alive(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
+    except (ProcessLookupError, ValueError, OverflowError):
         return False
     except PermissionError:
         return True
     return True
+
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EBADF, errno.EINVAL)
+"""What file systems without locks for folders answer; there the process number alone protects a staging folder."""
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Hold the lock of an existing file or folder. Raises UsageError at once when another process has it."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"{path.name} is in use by another process", where=str(path)) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file at `path`. It is freed when the block ends or the process dies; the file stays.
+
+    Args:
+        wait: wait for another holder; otherwise refuse at once and name its process.
+
+    Raises:
+        UsageError: another process holds it and `wait` is False.
+    """
+    make_parents(path.parent)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(handle, 20, 0).decode(errors="replace").strip() or "unknown"
+            raise UsageError(
+                f"the same work is being done by process {holder}",
+                where=str(path),
+                fix=f"wait for it, or: kill {holder}",
+            ) from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)

@@ -7,6 +7,7 @@ BudwoodError             exit 1   anything that Budwood reports by itself
 ├── BudgetError          exit 5   nothing met the budget
 ├── BundleError          exit 1   a bundle is damaged, unsafe or of the wrong format
 ├── StepError            exit 1   a step ran and its result must not be used
+├── StorageError         exit 1   the disk is full, read-only or fails
 └── MissingExtraError    exit 1   an optional dependency is not installed
 """
 
@@ -21,6 +22,7 @@ __all__ = [
     "MissingExtraError",
     "NotFoundError",
     "StepError",
+    "StorageError",
     "UsageError",
     "require",
 ]
@@ -77,6 +79,10 @@ class BundleError(BudwoodError):
 
 
 class StepError(BudwoodError):
+    pass
+
+
+class StorageError(BudwoodError):
     pass
 
 

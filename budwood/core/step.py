@@ -1,4 +1,4 @@
-"""A step is a frozen dataclass whose fields are its parameters and whose one method makes a new bundle from a bundle."""
+"""A step is a frozen dataclass: its fields are its parameters, its one method makes a new bundle from a bundle."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -46,7 +46,11 @@ class Step(ABC):
 
     @abstractmethod
     def apply(self, parent: Bundle, context: Context) -> Bundle:
-        """Make the child at `context.out`. The parent is left alone. Raises StepError when the result must not be used."""
+        """Make the child at `context.out`. The parent is left alone.
+
+        Raises:
+            StepError: the result must not be used.
+        """
 
     def parameters(self) -> dict[str, Any]:
         return asdict(self)  # type: ignore[call-overload, no-any-return]  # every concrete step is a dataclass

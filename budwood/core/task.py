@@ -35,7 +35,7 @@ Encoder = Callable[[Sequence[Row]], Encoded]
 
 
 class Task(ABC):
-    """What every task in `budwood/tasks/` gives. Tasks are frozen dataclasses; their fields are stored in the bundle."""
+    """What every task in `budwood/tasks/` gives: a frozen dataclass whose fields are stored in the bundle."""
 
     name: ClassVar[str]
     """The file's name, and the name in `bundle.json`."""

@@ -5,12 +5,14 @@ Frozen dataclasses that go into `bundle.json`, `--json`, the plot and the model 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any, Literal, Self
 
+from pydantic import TypeAdapter, ValidationError
+
 from budwood.core.budget import Budget
-from budwood.core.errors import BundleError
+from budwood.core.errors import BundleError, UsageError
 
 __all__ = ["Candidate", "ShrinkReport", "Speed", "html_table"]
 
@@ -92,14 +94,6 @@ class Candidate:
         """Every field; tuples become lists and a number that is not finite becomes None."""
         return {name: plain(value) for name, value in asdict(self).items()}
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`. Raises BundleError on an unknown or missing key."""
-        unknown = set(values) - {item.name for item in fields(cls)}
-        if unknown or "recipe" not in values:
-            raise BundleError("not a measured candidate", where=", ".join(sorted(unknown)) or "recipe")
-        return cls(**{name: tuple(item) if isinstance(item, list) else item for name, item in values.items()})
-
 
 @dataclass(frozen=True)
 class ShrinkReport:
@@ -138,25 +132,27 @@ class ShrinkReport:
         """The inverse of `to_json`; further keys, such as `name` and `path` of the command's output, are ignored.
 
         Raises:
-            BundleError: a key is missing.
+            BundleError: a key is missing or of the wrong type.
         """
         try:
-            return cls(
-                reference=Candidate.from_json(values["reference"]),
-                candidates=tuple(Candidate.from_json(item) for item in values["candidates"]),
-                chosen=values["chosen"],
-                budget=Budget(**values["budget"]),
-                metric=values["metric"],
-                n=values["n"],
-                seed=values["seed"],
-                machine=values["machine"],
-            )
-        except (KeyError, TypeError) as error:
-            raise BundleError("not the report of a shrink", where=str(error)) from error
+            return TypeAdapter(cls).validate_python(dict(values))
+        except (ValidationError, UsageError) as error:
+            raise BundleError("not the report of a shrink", where=str(error).splitlines()[0]) from error
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Headers and rows as text, the parent first: for the terminal, the notebook and the model card."""
-        headers = ["model", self.metric, "drop, points", "p50 ms", "p95 ms", "speed", "items/s", "MB", "RAM MB", "result"]
+        headers = [
+            "model",
+            self.metric,
+            "drop, points",
+            "p50 ms",
+            "p95 ms",
+            "speed",
+            "items/s",
+            "MB",
+            "RAM MB",
+            "result",
+        ]
         return headers, [table_row(item, item.recipe == self.chosen) for item in (self.reference, *self.candidates)]
 
     def _repr_html_(self) -> str:

@@ -314,7 +314,7 @@ def resampled_means(values: Scores) -> Scores:
 
 
 def paired_p_value(change: Scores) -> float:
-    """Two-sided p value of a zero mean: exact McNemar for -1, 0, 1, otherwise random sign flips of the differing rows."""
+    """Two-sided p value of a zero mean: exact McNemar for -1, 0, 1, otherwise random sign flips of differing rows."""
     moved = change[change != 0]
     if bool((np.abs(moved) == 1).all()):
         return mcnemar(int((moved > 0).sum()), int((moved < 0).sum()))

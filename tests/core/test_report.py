@@ -13,7 +13,8 @@ from budwood.core.report import Candidate, ShrinkReport, Speed
 PARENT = Candidate("parent", score=0.9, ci=(0.88, 0.92), p50_ms=10.0, p95_ms=12.0, size_mb=90.0, within_budget=True)
 INT8 = Candidate(
     "int8", score=0.895, ci=(0.87, 0.91), drop=0.005, drop_ci=(-0.001, 0.008), p50_ms=4.0, p95_ms=5.0,
-    items_per_s=700.0, size_mb=23.0, memory_mb=120.0, within_budget=True, verdict="PASS", ratio=2.5, ratio_ci=(2.4, 2.6),
+    items_per_s=700.0, size_mb=23.0, memory_mb=120.0, within_budget=True, verdict="PASS", ratio=2.5,
+    ratio_ci=(2.4, 2.6),
 )  # fmt: skip
 BROKEN = Candidate("<script>alert(1)</script>", why="export differs from torch by 0.3")
 REPORT = ShrinkReport(PARENT, (INT8, BROKEN), "int8", Budget(max_mb=25), "accuracy", 3080, machine={"cpu": "x"})
@@ -54,7 +55,8 @@ def test_notebook_view_is_escaped_and_names_every_candidate() -> None:
     assert "<script" not in html
     assert "&lt;script&gt;" in html
     assert html.count("<circle") == 2
-    assert "chosen" in html and "-0.10, 0.80" in html
+    assert "chosen" in html
+    assert "-0.10, 0.80" in html
     assert REPORT._repr_mimebundle_()["text/html"] == html
 
 

@@ -237,6 +237,7 @@ def test_holm_is_the_step_down_adjustment() -> None:
 def test_intervals_hold_the_estimate_and_mirror(pairs: list[tuple[bool, bool]]) -> None:
     a, b = np.array(pairs, dtype=float).T
     forth, back = better(a, b), better(b, a)
-    assert -1 <= forth.ci[0] <= forth.difference + 1e-9 and forth.difference - 1e-9 <= forth.ci[1] <= 1
+    assert -1 <= forth.ci[0] <= forth.difference + 1e-9
+    assert forth.difference - 1e-9 <= forth.ci[1] <= 1
     assert forth.ci == pytest.approx((-back.ci[1], -back.ci[0]))
     assert 0 < forth.p <= 1

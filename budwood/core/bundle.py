@@ -21,7 +21,16 @@ from budwood.core.formats import deeper_than, open_regular, read_capped
 from budwood.core.opening import check_content, list_files, safe_name
 
 __all__ = [
-    *("SCHEMA_VERSION", "Bundle", "DataRecord", "Draft", "FileRecord", "Manifest", "Metric", "StepRecord", "digest"),
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "Bundle",
+    "DataRecord",
+    "Draft",
+    "FileRecord",
+    "Manifest",
+    "Metric",
+    "StepRecord",
+    "digest",
 ]
 
 SCHEMA_VERSION = 1

@@ -25,6 +25,8 @@ __all__ = ["CHECKS", "deeper_than", "load_json", "open_regular", "read_capped", 
 MAX_TEXT_BYTES = 64 << 20
 MAX_HEADER_BYTES = 100 << 20
 MAX_JSON_DEPTH = 64
+MAX_PICKLE_BYTES = 4 << 20
+"""Longer texts are not searched for a pickle: nothing here would load one anyway."""
 
 MAGIC: dict[bytes, str] = {
     b"PK\x03\x04": "a zip archive",
@@ -66,10 +68,31 @@ BITS |= dict.fromkeys(("I64", "U64", "F64", "C64"), 64)
 SVG_TAGS = frozenset(
     [
         *("svg", "g", "path", "rect", "circle", "ellipse", "line", "polyline", "polygon", "text", "tspan", "title"),
-        *("desc", "defs", "style", "symbol", "use", "linearGradient", "radialGradient", "stop", "clipPath", "mask"),
+        *(
+            "desc",
+            "metadata",
+            "defs",
+            "style",
+            "symbol",
+            "use",
+            "linearGradient",
+            "radialGradient",
+            "stop",
+            "clipPath",
+            "mask",
+        ),
     ]
 )
-SVG_SPACES = ("", "http://www.w3.org/2000/svg")
+SVG_SPACE = "http://www.w3.org/2000/svg"
+NOTES = (
+    "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+    "http://purl.org/dc/elements/1.1/",
+    "http://creativecommons.org/ns#",
+)
+"""Namespaces of the notes on origin that plotting libraries write; nothing acts on them."""
+SVG_DOCTYPE = re.compile(
+    r'<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1\.1//EN"\s+"http://www\.w3\.org/Graphics/SVG/1\.1/DTD/svg11\.dtd">'
+)
 DISTRUST = "do not use this model; take it from a source that you trust"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -133,10 +156,12 @@ def decode(path: Path, name: str, content: bytes) -> str:
 
 def text_pickle(content: bytes) -> bool:
     """Whether a text is a pickle of protocol 0, which has no magic number, that would call something."""
+    if len(content) > MAX_PICKLE_BYTES or not content.rstrip().endswith(b"."):
+        return False
     try:
         return any(opcode.name in PICKLE_CALLS for opcode, _, _ in [*pickletools.genops(content)])
-    except Exception:  # pickletools raises errors of many types; each means: not a pickle
-        return False
+    except (ValueError, LookupError, TypeError, ArithmeticError, EOFError, struct.error):
+        return False  # it is not a pickle
 
 
 def check_json(path: Path, name: str) -> None:
@@ -257,12 +282,14 @@ def check_onnx(path: Path, name: str) -> None:
 def check_svg(path: Path, name: str) -> None:
     """A drawing without scripts, foreign objects, entities, or references to anything outside the file."""
     text = decode(path, name, read_capped(path, name))
+    text = SVG_DOCTYPE.sub("", text, count=1)
     if re.search(r"<!(DOCTYPE|ENTITY)|<\?(?!xml\s)", text, re.IGNORECASE):
         raise refuse(path, f"{name} has a document type, an entity or an instruction")
     if re.search(r"""<\?xml[^>]*encoding\s*=\s*["'](?!utf-8)""", text, re.IGNORECASE):
         raise refuse(path, f"{name} is not declared as UTF-8")
     try:
-        parser = ElementTree.XMLParser(target=Drawing(path, name))
+        # No document type is left, so there are no entities to expand.
+        parser = ElementTree.XMLParser(target=Drawing(path, name))  # noqa: S314
         parser.feed(text)
         parser.close()
     except ElementTree.ParseError as error:
@@ -280,7 +307,8 @@ class Drawing:
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         space, _, local = tag.removeprefix("{").rpartition("}")
         self.depth += 1
-        if local not in SVG_TAGS or space not in SVG_SPACES or (self.depth == 1) != (local == "svg"):
+        known = local in SVG_TAGS and space in ("", SVG_SPACE) if space not in NOTES else self.depth > 1
+        if not known or (self.depth == 1) != (local == "svg"):
             raise refuse(self.path, f"{self.name} has an element that a plot does not need: {local[:40]!r}")
         for key, value in attributes.items():
             name = key.rpartition("}")[2].lower()

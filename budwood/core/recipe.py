@@ -86,7 +86,7 @@ EXAMPLE = 'write: [[step]] and below it: name = "shrink.quantize_dynamic"'
 
 
 def key_after(key: str, step: Step, context: Context) -> str:
-    """The name of a result: the same for the same past, step, parameters, rows and seed."""
+    """The name of a result: the same for the same past, step, parameters, rows, task and seed."""
     rows = context.splits.fingerprint if context.splits else None
     return digest(
         {"after": key, "step": step.name, "parameters": step.parameters(), "rows": rows, "seed": context.seed}

@@ -43,6 +43,8 @@ class Splits:
     validation: Dataset
     test: Dataset
     seed: int
+    notes: tuple[str, ...] = ()
+    """What was decided and removed while splitting, to be printed."""
 
     @property
     def fingerprint(self) -> str:

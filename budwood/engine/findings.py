@@ -1,0 +1,56 @@
+"""What the data doctor found: a frozen record a finding, as text for people and as JSON for programs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from budwood.engine.table import Place
+
+__all__ = ["Finding", "Severity", "as_text"]
+
+Severity = Literal["error", "warning", "info"]
+"""error: training on it would mislead; warning: it costs accuracy or trust; info: good to know."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    kind: str
+    """One of: empty_text, empty_label, single_class, duplicate, conflict, leakage, near_leakage, rare_class, imbalance,
+    label_spelling, similar_labels, unknown_class, too_long, label_error."""
+    severity: Severity
+    message: str
+    rows: tuple[Place, ...] = ()
+    """All rows that it concerns; where `fixable`, those that `mend` drops or changes."""
+    fix: str = ""
+    fixable: bool = False
+    """Whether `mend` repairs it without asking."""
+    rename: Mapping[str, str] = field(default_factory=dict)
+    """For label_spelling: the variant and the spelling that replaces it."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "severity": self.severity,
+            "message": self.message,
+            "rows": [{"source": place.source, "number": place.number} for place in self.rows],
+            "fix": self.fix,
+            "fixable": self.fixable,
+            "rename": dict(self.rename),
+        }
+
+
+def as_text(findings: Sequence[Finding], limit: int = 10) -> str:
+    """The findings with at most `limit` rows each, for a terminal."""
+    if not findings:
+        return "No findings: the data looks healthy."
+    return "\n".join(line for finding in findings for line in finding_lines(finding, limit))
+
+
+def finding_lines(finding: Finding, limit: int) -> list[str]:
+    lines = [f"{finding.severity}: {finding.message} [{finding.kind}]"]
+    if finding.rows:
+        more = f", and {len(finding.rows) - limit:,} more" if len(finding.rows) > limit else ""
+        lines.append(f"  rows: {', '.join(map(str, finding.rows[:limit]))}{more}")
+    if finding.fix:
+        lines.append(f"  fix: {finding.fix}{' (done by --fix)' if finding.fixable else ''}")
+    return lines

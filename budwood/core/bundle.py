@@ -47,7 +47,8 @@ FORMATS = {
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # "constants" keeps a NaN in free-form fields visible until `describe` refuses it; the default turns it into null.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants")
 
 
 class StepRecord(Record):
@@ -296,7 +297,7 @@ def read_manifest(path: Path) -> Manifest:
     if not same:
         raise damaged(path, "its content does not match its id")
     for name in manifest.files:
-        if not safe_name(name):
+        if name == MANIFEST or not safe_name(name):
             raise BundleError(f"bundle.json lists an unsafe file name: {name!a}", where=str(path), fix=RESTORE)
     return manifest
 

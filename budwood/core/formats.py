@@ -216,7 +216,7 @@ def check_modules(path: Path, name: str, content: Any) -> None:
     if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
         raise refuse(path, f"{name} is not a list of modules")
     for item in content:
-        if item.get("type") not in SENTENCE_MODULES:
+        if str(item.get("type")) not in SENTENCE_MODULES:
             raise refuse(path, f"{name} names a class that is not allowed: {str(item.get('type'))[:80]!r}")
         if not re.fullmatch(r"[A-Za-z0-9_-]*", str(item.get("path", ""))):
             raise refuse(path, f"{name} leads out of the folder: {str(item['path'])[:80]!r}")

@@ -67,7 +67,7 @@ def load_splits(folder: Path, fingerprint: str) -> Splits:
 def write_splits(stage: Path, fingerprint: str, splits: Splits) -> None:
     stage.chmod(0o700)
     meta: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint, "seed": splits.seed}
-    meta |= {"sources": {}, "files": {}}
+    meta |= {"notes": list(splits.notes), "sources": {}, "files": {}}
     for part in PARTS:
         data: Dataset = getattr(splits, part)
         try:
@@ -94,10 +94,10 @@ def read_splits(folder: Path, fingerprint: str) -> Splits:
         meta = json.loads((folder / META).read_bytes())
         if meta["schema_version"] != SCHEMA_VERSION:
             raise damaged(folder / META, f"schema version {meta['schema_version']} is not known")
-        parts = {
-            part: read_part(folder / f"{part}.jsonl", meta["files"][part], meta["sources"][part]) for part in PARTS
-        }
-        splits = Splits(**parts, seed=int(meta["seed"]))
+        train, validation, test = (
+            read_part(folder / f"{part}.jsonl", meta["files"][part], meta["sources"][part]) for part in PARTS
+        )
+        splits = Splits(train, validation, test, seed=int(meta["seed"]), notes=tuple(meta["notes"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(folder, f"it cannot be read ({type(error).__name__})") from error
     if splits.fingerprint != fingerprint:

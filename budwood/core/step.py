@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from budwood.core.bundle import Bundle
 from budwood.core.dataset import Splits
+from budwood.core.task import Task
 
 __all__ = ["Context", "Progress", "Step", "silent"]
 
@@ -28,6 +29,8 @@ class Context:
     work: Path
     """A folder for checkpoints; it outlives a killed process, and the same run gets it again."""
     splits: Splits | None = None
+    task: Task | None = None
+    """The task to learn; None keeps the parent's."""
     seed: int = 0
     seconds: float | None = None
     """How long the step may take, as a wish: it stops early and keeps its best."""

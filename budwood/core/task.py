@@ -45,6 +45,8 @@ class Task(ABC):
     """The input fields of a row, the first one being the main one (`("text",)`)."""
     pipeline_tag: ClassVar[str]
     """The Hugging Face pipeline tag for the model card."""
+    preprocessing: ClassVar[tuple[str, ...]]
+    """The files that `encoder` reads; each step carries them over unchanged."""
 
     # Identity
     @abstractmethod
@@ -90,6 +92,10 @@ class Task(ABC):
         """The task that these labelled rows describe. Raises DataError when they describe none."""
 
     @abstractmethod
+    def fit_to(self, folder: Path) -> Self:
+        """The same task with its limits lowered to what the base model in `folder` can read."""
+
+    @abstractmethod
     def targets(self, rows: Sequence[Row]) -> NDArray[Any]:
         """The labels as an array for training. Raises DataError on an unknown label, naming the row."""
 
@@ -106,6 +112,10 @@ class Task(ABC):
     @abstractmethod
     def build(self, folder: Path) -> Any:
         """The torch module whose forward takes the encoder's arrays and returns the model's outputs."""
+
+    @abstractmethod
+    def save(self, model: Any, folder: Path) -> None:
+        """Write the module that `build` gave, so that `build` loads it again and transformers loads its part."""
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> Any:

@@ -1,0 +1,129 @@
+"""The ASGI application of one worker: find the route, check who asks, answer, count.
+
+It is raw ASGI, so that /predict pays for nothing that it does not use. Mount `App` in any ASGI server.
+"""
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from importlib.resources import files
+
+from budwood.serving.auth import check_host, check_origin
+from budwood.serving.errors import HttpError, dialect_of, render
+from budwood.serving.http import Disconnected, Receive, Request, Response, Scope, Send, send_response
+from budwood.serving.openapi import document
+from budwood.serving.routes import ROUTES, Route
+from budwood.serving.service import Service
+
+__all__ = ["App", "pages"]
+
+logger = logging.getLogger("budwood.serving")
+
+EXACT: dict[tuple[str, str], Route] = {(route.method, route.path): route for route in ROUTES if "{" not in route.path}
+PATTERNS = [(route, route.path.split("/")) for route in ROUTES if "{" in route.path]
+STATIC = Route("GET", "/static", EXACT["GET", "/"].handler, "A file of the pages", "html", open=True)
+"""The pages' own files; they are found in the service's pages."""
+FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/docs": ("docs.html", "text/html; charset=utf-8"),
+    "/static/page.js": ("static/page.js", "text/javascript; charset=utf-8"),
+    "/static/docs.js": ("static/docs.js", "text/javascript; charset=utf-8"),
+    "/static/page.css": ("static/page.css", "text/css; charset=utf-8"),
+    "/favicon.ico": ("static/icon.svg", "image/svg+xml"),
+}
+
+
+def pages() -> dict[str, tuple[bytes, bytes]]:
+    """The static files: path to content type and body."""
+    folder = files("budwood").joinpath("web")
+    return {path: (kind.encode(), folder.joinpath(name).read_bytes()) for path, (name, kind) in FILES.items()}
+
+
+@dataclass
+class App:
+    """An ASGI application over a service."""
+
+    service: Service
+
+    def __post_init__(self) -> None:
+        service = self.service
+        schema = document(service.models, service.limits, guarded=service.keys is not None)
+        service.openapi = json.dumps(schema).encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await refuse_other(scope, receive, send)
+        started = time.perf_counter()
+        service = self.service
+        request = Request(scope, receive, service.models[0])
+        route = None
+        try:
+            route = self.route(scope["method"], request)
+            self.admit(route, request)
+            response = await route.handler(service, request)
+        except HttpError as error:
+            kind, body = render(error, dialect_of(request.path), request.id.decode())
+            response = Response(body, error.status, kind, error.headers)
+        except Disconnected:
+            if route is not None and route.infers:
+                service.metrics.request(request.model.index, 499, 0.0)
+            return
+        except Exception as error:
+            # Only the kind is logged: a message may quote the input.
+            logger.exception("request %s failed: %s", request.id.decode(), type(error).__name__, exc_info=False)
+            kind, body = render(HttpError(500, "internal error"), dialect_of(request.path), request.id.decode())
+            response = Response(body, 500, kind)
+        more = CLOSING if service.draining else ()
+        await send_response(send, request, response, more)
+        if route is not None and route.infers:
+            service.metrics.request(request.model.index, response.status, time.perf_counter() - started)
+
+    def route(self, method: str, request: Request) -> Route:
+        """The route of a request. Raises HttpError 404, or 405 with Allow."""
+        path = request.path
+        method = "GET" if method == "HEAD" else method
+        route = EXACT.get((method, path))
+        if route is not None:
+            return route
+        if path in self.service.pages and method == "GET":
+            return STATIC
+        parts = path.split("/")
+        allowed = {route.method for (_, own), route in EXACT.items() if own == path}
+        for route, pattern in PATTERNS:
+            if len(parts) == len(pattern):
+                pairs = list(zip(pattern, parts, strict=True))
+                if all(a == b or (a[:1] == "{" and b) for a, b in pairs):
+                    if route.method == method:
+                        request.parameters = {a[1:-1]: b for a, b in pairs if a[:1] == "{"}
+                        return route
+                    allowed.add(route.method)
+        if allowed or path in self.service.pages:
+            names = sorted(allowed | ({"HEAD"} if "GET" in allowed else set()))
+            headers = ((b"allow", ", ".join(names or ["GET", "HEAD"]).encode()),)
+            raise HttpError(405, "this method is not allowed here", headers=headers)
+        raise HttpError(404, "there is nothing here; see /docs")
+
+    def admit(self, route: Route, request: Request) -> None:
+        """Raises HttpError when the caller may not ask this."""
+        request.refuse_twins()
+        if self.service.loopback:
+            check_host(request.headers)
+        if route.method == "POST":
+            check_origin(request.headers)
+        if self.service.keys is not None and not route.open:
+            self.service.keys.check(request.headers)
+
+
+CLOSING = ((b"connection", b"close"),)
+
+
+async def refuse_other(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer the start and stop messages of a foreign ASGI server; refuse web sockets."""
+    if scope["type"] == "lifespan":
+        for kind in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{kind}.complete"})
+    elif scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1000})

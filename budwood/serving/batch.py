@@ -1,0 +1,239 @@
+"""The dynamic batcher: requests wait in one bounded queue, and each runner thread takes what is there when it is free.
+
+Nobody waits for a batch to fill: a lone request starts at once. Under load the queue fills while the runners compute,
+so batches grow by themselves. A row that makes its batch fail is found by halving; its mates are answered.
+"""
+
+import asyncio
+import json
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from budwood.core.errors import BudwoodError, DataError
+from budwood.core.task import Answer, Row
+from budwood.serving.errors import HttpError
+from budwood.serving.limits import Limits
+from budwood.serving.metrics import Metrics
+from budwood.serving.model import Model
+
+__all__ = ["Answered", "Batcher", "Failed", "Ticket"]
+
+logger = logging.getLogger("budwood.serving")
+
+
+class Answered(NamedTuple):
+    answer: Answer
+    body: bytes
+    """The answer as JSON; it is written in the runner, away from the event loop."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A row that could not be answered, although its request was valid."""
+
+    status: int
+    detail: str
+
+
+Result = Answered | Failed
+
+
+class Ticket:
+    """One request's rows on their way through the batcher."""
+
+    __slots__ = ("future", "lengths", "missing", "model", "results", "rows", "timer", "top")
+
+    def __init__(self, model: Model, rows: Sequence[Row], top: int, future: "asyncio.Future[list[Result]]") -> None:
+        self.model = model
+        self.rows = rows
+        self.lengths = model.task.lengths(rows)
+        self.top = top
+        self.future = future
+        self.results: list[Result] = [UNANSWERED] * len(rows)
+        self.missing = len(rows)
+        self.timer: asyncio.TimerHandle | None = None
+
+
+UNANSWERED = Failed(500, "not answered")
+Waiting = tuple[Ticket, int]
+"""A ticket and the number of one of its rows."""
+
+
+class Batcher:
+    """Runner threads behind a bounded queue.
+
+    Args:
+        loop: the event loop of those who submit; all methods but `close` are called on it.
+        limits: `batch`, `batch_size` and `answer_seconds` are used.
+        queue: how many rows may wait.
+        runners: how many batches are computed at the same time.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, limits: Limits, queue: int, runners: int, metrics: Metrics
+    ) -> None:
+        self.loop = loop
+        self.limits = limits
+        self.room = queue
+        self.metrics = metrics
+        self.waiting: deque[Waiting] = deque()
+        self.condition = threading.Condition(threading.Lock())
+        self.idle = 0
+        self.closed = False
+        self.seconds_per_row = 0.0
+        self.runners = [threading.Thread(target=self.work, name=f"runner-{i}", daemon=True) for i in range(runners)]
+        for runner in self.runners:
+            runner.start()
+
+    def submit(self, model: Model, rows: Sequence[Row], top: int) -> Ticket:
+        """Queue the rows of one request; its future gives one result a row, in order.
+
+        Raises:
+            HttpError: 503 when the queue is full.
+        """
+        depth = len(self.waiting)
+        # A request that is longer than the whole queue may pass when nothing else waits.
+        if depth and depth + len(rows) > self.room:
+            self.metrics.count("rejected")
+            raise HttpError(503, "the server is busy; try again later", retry_after=self.retry_after())
+        ticket = Ticket(model, rows, top, self.loop.create_future())
+        ticket.timer = self.loop.call_later(self.limits.answer_seconds, self.expire, ticket)
+        with self.condition:
+            self.waiting.extend((ticket, i) for i in range(len(rows)))
+            if self.idle:
+                self.condition.notify(min(self.idle, len(rows)))
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Take a request out of the queue, because its client went away. Rows that are being computed finish unused."""
+        if not ticket.future.done():
+            ticket.future.cancel()
+            self.metrics.count("cancelled")
+        self.leave(ticket)
+
+    def expire(self, ticket: Ticket) -> None:
+        if not ticket.future.done():
+            self.metrics.count("expired")
+            detail = f"not answered within {self.limits.answer_seconds:g} seconds"
+            ticket.future.set_exception(HttpError(504, detail, retry_after=self.retry_after()))
+        self.leave(ticket)
+
+    def leave(self, ticket: Ticket) -> None:
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+        with self.condition:
+            self.waiting = deque(item for item in self.waiting if item[0] is not ticket)
+
+    def retry_after(self) -> int:
+        """Seconds until today's queue is worked off, at the pace of late; between 1 and 30."""
+        return max(1, min(30, math.ceil(len(self.waiting) * self.seconds_per_row / len(self.runners))))
+
+    @property
+    def depth(self) -> int:
+        return len(self.waiting)
+
+    def close(self) -> None:
+        """Stop the runners after what they compute now."""
+        with self.condition:
+            self.closed = True
+            self.condition.notify_all()
+        for runner in self.runners:
+            runner.join(timeout=5)
+
+    # In the runner threads
+
+    def work(self) -> None:
+        while batch := self.take():
+            started = time.perf_counter()
+            ticket = batch[0][0]
+            results = compute(ticket.model, [waiting.rows[i] for waiting, i in batch], ticket.top)
+            self.loop.call_soon_threadsafe(self.deliver, batch, results, time.perf_counter() - started)
+
+    def take(self) -> list[Waiting]:
+        """Wait for work and take a fair share of it; an empty list when the batcher is closed."""
+        with self.condition:
+            while not self.waiting and not self.closed:
+                self.idle += 1
+                self.condition.wait()
+                self.idle -= 1
+            return [] if self.closed else self.pick()
+
+    def pick(self) -> list[Waiting]:
+        # Not more than a fair share: one long batch beside an idle runner would waste a core.
+        share = min(self.limits.batch, -(-len(self.waiting) // len(self.runners)))
+        first = self.waiting.popleft()
+        batch = [first]
+        if share == 1:
+            return batch
+        head, place = first
+        size = head.lengths[place]
+        longest, others = size, deque[Waiting]()
+        while self.waiting and len(batch) < share:
+            item = self.waiting.popleft()
+            ticket, i = item
+            length = ticket.lengths[i]
+            alike = size <= 2 * length + 32 and length <= 2 * size + 32
+            fits = (len(batch) + 1) * max(longest, length) <= self.limits.batch_size
+            if alike and fits and ticket.model is head.model and ticket.top == head.top:
+                longest = max(longest, length)
+                batch.append(item)
+            else:
+                others.append(item)
+        self.waiting.extendleft(reversed(others))
+        return batch
+
+    # Back in the event loop
+
+    def deliver(self, batch: list[Waiting], results: list[Result], seconds: float) -> None:
+        self.seconds_per_row += 0.1 * (seconds / len(batch) - self.seconds_per_row)
+        self.metrics.batch(len(batch))
+        for (ticket, i), result in zip(batch, results, strict=True):
+            ticket.results[i] = result
+            ticket.missing -= 1
+            if isinstance(result, Failed):
+                self.metrics.count("failed_inputs")
+            if not ticket.missing and not ticket.future.done():
+                if ticket.timer is not None:
+                    ticket.timer.cancel()
+                ticket.future.set_result(ticket.results)
+
+
+def compute(model: Model, rows: list[Row], top: int) -> list[Result]:
+    """One result a row. When the batch fails it is halved until each culprit is alone."""
+    try:
+        answers = model.predictor.predict(rows, top)
+    except BaseException as error:  # noqa: BLE001  # a native library's panic must not end the runner
+        if len(rows) == 1:
+            return [failed(error)]
+        half = len(rows) // 2
+        return compute(model, rows[:half], top) + compute(model, rows[half:], top)
+    return [written(answer) for answer in answers]
+
+
+def written(answer: Answer) -> Result:
+    try:
+        return Answered(answer, json.dumps(answer, allow_nan=False).encode())
+    except ValueError:
+        return Failed(422, "the model's answer to this input is not a finite number")
+
+
+def failed(error: BaseException) -> Failed:
+    if isinstance(error, DataError):
+        return Failed(422, error.cause)
+    # The message may quote the input, so only the kind of the error and the place are logged.
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    place = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else ""
+    logger.error("the model failed on one input: %s at %s", type(error).__name__, place)
+    if isinstance(error, MemoryError):
+        return Failed(503, "there was not enough memory for this input")
+    if isinstance(error, BudwoodError):
+        return Failed(503, "the model is not available")
+    return Failed(422, "the model failed on this input")

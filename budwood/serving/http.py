@@ -1,0 +1,115 @@
+"""Requests and responses over raw ASGI: reading a bounded body, and writing an answer in one go."""
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from budwood.serving.errors import HttpError
+from budwood.serving.limits import Limits
+from budwood.serving.model import Model
+
+__all__ = ["Receive", "Request", "Response", "Scope", "Send", "send_response"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    body: bytes
+    status: int = 200
+    content_type: bytes = b"application/json"
+    headers: tuple[Header, ...] = ()
+
+
+class Request:
+    """One HTTP request. `model` is set by the handler that finds it; errors and figures then carry its name."""
+
+    __slots__ = ("headers", "id", "model", "parameters", "path", "receive", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, model: Model) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.path: str = scope["path"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.parameters: dict[str, str] = {}
+        self.model = model
+        given = self.headers.get(b"x-request-id")
+        # The caller's id is kept when it is harmless in logs and headers.
+        self.id = given if given is not None and REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
+
+    def refuse_twins(self) -> None:
+        """Raises HttpError 400 when a header that decides something is there twice: two readers could differ."""
+        if len(self.headers) != len(self.scope["headers"]):
+            seen = [name for name, _ in self.scope["headers"] if name in SINGLE]
+            if len(seen) != len(set(seen)):
+                raise HttpError(400, "a header that may occur once is there twice")
+
+    def query(self) -> dict[str, str]:
+        return dict(parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True))
+
+    async def json_body(self, limits: Limits) -> bytes:
+        """The bytes of a JSON body.
+
+        Raises:
+            HttpError: 415 for another type or any content encoding, 413 for too many bytes.
+        """
+        headers = self.headers
+        kind = headers.get(b"content-type", b"")
+        if kind != b"application/json" and not JSON_TYPE.fullmatch(kind):
+            raise HttpError(415, "send content-type: application/json", headers=((b"accept", b"application/json"),))
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise HttpError(415, "send the body without content-encoding", headers=((b"accept-encoding", b"identity"),))
+        declared = headers.get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared[:20]) > limits.body_bytes:
+            raise too_large(limits)
+        return await self.body(limits)
+
+    async def body(self, limits: Limits) -> bytes:
+        """The whole body. Raises HttpError 413 as soon as it is too long, Disconnected when the client goes."""
+        message = await self.receive()
+        body: bytes = message.get("body", b"")
+        while message["type"] == "http.request" and message.get("more_body", False):
+            if len(body) > limits.body_bytes:
+                raise too_large(limits)
+            message = await self.receive()
+            body += message.get("body", b"")
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        if len(body) > limits.body_bytes:
+            raise too_large(limits)
+        return body
+
+
+class Disconnected(Exception):
+    """The client went away; there is nobody to answer."""
+
+
+SINGLE = frozenset({b"host", b"authorization", b"x-api-key", b"content-type", b"content-encoding", b"origin"})
+JSON_TYPE = re.compile(rb'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
+
+
+def too_large(limits: Limits) -> HttpError:
+    return HttpError(413, f"the body is longer than {limits.body_bytes} bytes", close=True)
+
+
+async def send_response(send: Send, request: Request, response: Response, more: Iterable[Header] = ()) -> None:
+    headers = [
+        (b"content-type", response.content_type),
+        (b"content-length", str(len(response.body)).encode()),
+        (b"x-request-id", request.id),
+        (b"x-content-type-options", b"nosniff"),
+        *request.model.headers,
+        *response.headers,
+        *more,
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})

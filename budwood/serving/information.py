@@ -1,0 +1,72 @@
+"""What a server says of itself: health, figures, the list of models, its pages and its OpenAPI document."""
+
+import json
+from typing import Any
+
+from budwood.serving.errors import HttpError
+from budwood.serving.http import Request, Response
+from budwood.serving.service import Service
+
+__all__ = ["live", "metrics", "models", "openapi", "page", "ready", "stats"]
+
+PAGE_HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+        b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    ),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-cache"),
+)
+
+
+async def live(service: Service, request: Request) -> Response:
+    return Response(b'{"status": "live"}')
+
+
+async def ready(service: Service, request: Request) -> Response:
+    if service.draining or not service.ready:
+        raise HttpError(503, "the server is stopping", retry_after=1)
+    return Response(b'{"status": "ready"}')
+
+
+async def metrics(service: Service, request: Request) -> Response:
+    service.metrics.gauge("queue_depth", service.batcher.depth)
+    return Response(service.board.text().encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
+
+
+async def stats(service: Service, request: Request) -> Response:
+    """The page's live figures, over all workers."""
+    service.metrics.gauge("queue_depth", service.batcher.depth)
+    body: dict[str, Any] = service.board.live()
+    body["models"] = [
+        {
+            "name": model.name,
+            "version": model.version,
+            "task": model.task.name,
+            "input": model.task.inputs[0],
+            "predictions": {label: int(n) for label, n in service.board.predictions(model.index).items()},
+        }
+        for model in service.models
+    ]
+    return Response(json.dumps(body).encode())
+
+
+async def models(service: Service, request: Request) -> Response:
+    """The models in OpenAI's list shape."""
+    data = [
+        {"id": model.name, "object": "model", "created": model.created, "owned_by": "budwood", "version": model.version}
+        for model in service.models
+    ]
+    return Response(json.dumps({"object": "list", "data": data}).encode())
+
+
+async def openapi(service: Service, request: Request) -> Response:
+    return Response(service.openapi)
+
+
+async def page(service: Service, request: Request) -> Response:
+    """A static file; it holds nothing of the models, its script asks for that."""
+    kind, body = service.pages[request.path]
+    return Response(body, content_type=kind, headers=PAGE_HEADERS)

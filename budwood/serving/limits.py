@@ -1,0 +1,49 @@
+"""Every limit of the server in one place; use it to see what is refused, and to change one for your own traffic."""
+
+from dataclasses import dataclass
+
+from budwood.core.errors import UsageError
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Explicit limits of one server. Each is at least 1 (seconds: more than 0)."""
+
+    body_bytes: int = 1 << 20
+    """A longer request body is refused with 413."""
+    header_bytes: int = 32 << 10
+    """Longer request headers, all together, are refused with 431."""
+    items: int = 256
+    """More inputs in one request are refused with 422."""
+    text_characters: int = 100_000
+    """A longer string anywhere in an input is refused with 413."""
+    json_depth: int = 16
+    """Deeper nesting of lists and objects is refused with 400."""
+    top: int = 1_000
+    """The largest `?top=`."""
+    queue: int = 100
+    """Inputs that may wait, over all workers; a request beyond them gets 503 with Retry-After at once."""
+    batch: int = 16
+    """Inputs in one batch."""
+    batch_size: int = 16_384
+    """Inputs in a batch times the longest of them, as the task counts it (characters): long ones make small batches."""
+    connections: int = 2_000
+    """Open connections of one worker; further ones are closed with 503."""
+    answer_seconds: float = 10.0
+    """A request that is not answered by then gets 504, and leaves the queue."""
+    read_seconds: float = 10.0
+    """Headers and body of a request must arrive within this time, otherwise 408 and the connection is closed."""
+    keep_alive_seconds: float = 60.0
+    """An idle connection is closed after this time."""
+    drain_seconds: float = 30.0
+    """After SIGTERM, requests that were accepted may take this long."""
+    notice_seconds: float = 0.5
+    """After SIGTERM, new requests are answered with 503 for at least this long, so that a load balancer notices."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            smallest = 0 if name == "notice_seconds" else 1 if isinstance(value, int) else 1e-3
+            if value < smallest:
+                raise UsageError(f"the limit {name} is {value}, the smallest is {smallest}", where=f"Limits.{name}")

@@ -1,0 +1,67 @@
+"""One served model, as a worker opens it: proven to compute what it computed when it was made, and warm."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from budwood.core.bundle import Bundle
+from budwood.core.task import Task
+from budwood.engine import conformance
+from budwood.engine.predictor import Predictor, task_of
+from budwood.serving.metrics import Described
+
+__all__ = ["Model", "Served", "describe", "open_model"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """What to serve, under which name and version."""
+
+    name: str
+    version: str
+    bundle: Bundle
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A served model in a worker."""
+
+    name: str
+    version: str
+    index: int
+    """Its place among the served models."""
+    predictor: Predictor
+    created: int = 0
+    """When its bundle was made, in seconds since 1970."""
+    headers: tuple[tuple[bytes, bytes], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        headers = ((b"x-model", self.name.encode()), (b"x-model-version", self.version.encode()))
+        object.__setattr__(self, "headers", headers)
+
+    @property
+    def task(self) -> Task:
+        return self.predictor.task
+
+
+def describe(served: Served) -> Described:
+    """The name, version and labels for the figures; a task without labels has none."""
+    labels = task_of(served.bundle).to_json().get("labels", ())
+    return Described(served.name, served.version, tuple(str(label) for label in labels))
+
+
+def open_model(served: Served, index: int, runtime: str, batch: int) -> Model:
+    """Open, prove and warm up a model, with one thread a call: the batcher's runners are what fills the cores.
+
+    Raises:
+        BundleError: the model cannot be opened, or computes something else than when it was made.
+    """
+    predictor = Predictor.open(served.bundle, runtime, threads=1)
+    created = int(datetime.fromisoformat(served.bundle.manifest.created).timestamp())
+    model = Model(served.name, served.version, index, predictor, created)
+    # The null runtime computes nothing, so there is nothing to prove.
+    if runtime != "null" and (served.bundle.path / conformance.FILE).exists():
+        conformance.check(predictor, served.bundle)
+    _, rows = type(predictor.task).example()
+    for size in (1, batch):
+        predictor.predict([rows[i % len(rows)] for i in range(size)])
+    return model

@@ -1,0 +1,48 @@
+"""POST /predict and its equals: one row in, one answer out, or `{"inputs": […]}` in and `{"outputs": […]}` out."""
+
+from typing import Any
+
+from budwood.core.task import Row
+from budwood.serving import strict_json
+from budwood.serving.errors import HttpError
+from budwood.serving.http import Request, Response
+from budwood.serving.model import Model
+from budwood.serving.service import Service
+
+__all__ = ["predict", "predict_named"]
+
+
+async def predict(service: Service, request: Request) -> Response:
+    """Answers of the request's model to one row, or to a list of them."""
+    body = await request.json_body(service.limits)
+    service.refuse_unready()
+    value = strict_json.parse(body, service.limits)
+    top = service.top(request)
+    task = request.model.task
+    if isinstance(value, dict) and "inputs" in value and "inputs" not in task.inputs:
+        answers = await service.answer(request, many(service, request.model, value), top)
+        return Response(b'{"outputs": [' + b", ".join([answer.body for answer in answers]) + b"]}")
+    (answer,) = await service.answer(request, (service.parse(request.model, value),), top)
+    return Response(answer.body)
+
+
+async def predict_named(service: Service, request: Request) -> Response:
+    """The same, for the model that the path names."""
+    request.model = service.find(request.parameters["name"])
+    return await predict(service, request)
+
+
+def many(service: Service, model: Model, value: dict[str, Any]) -> list[Row]:
+    """The rows of `{"inputs": […]}`; a bare string stands for a row's main field. Raises HttpError 422."""
+    unknown = sorted(set(value) - {"inputs"})
+    if unknown:
+        raise HttpError(422, f"unknown field {unknown[0][:50]!r} beside inputs", field=unknown[0][:50])
+    items = value["inputs"]
+    if not isinstance(items, list) or not items:
+        raise HttpError(422, "inputs must be a list of at least one input", field="inputs")
+    if len(items) > service.limits.items:
+        detail = f"inputs has {len(items)} items, at most {service.limits.items} are accepted"
+        raise HttpError(422, detail, field="inputs")
+    main = model.task.inputs[0]
+    rows = [{main: item} if isinstance(item, str) else item for item in items]
+    return [service.parse(model, row, f"inputs[{i}]") for i, row in enumerate(rows)]

@@ -1,0 +1,59 @@
+"""The table of all routes: the one place that the app, the OpenAPI document and the security tests read."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from budwood.serving import inference_protocol, information, predict
+from budwood.serving.http import Request, Response
+from budwood.serving.service import Service
+
+__all__ = ["ROUTES", "Handler", "Route"]
+
+Handler = Callable[[Service, Request], Awaitable[Response]]
+Shape = Literal["predict", "infer", "json", "text", "html"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    method: Literal["GET", "POST"]
+    path: str
+    """Parts in braces match any text without a slash."""
+    handler: Handler
+    summary: str
+    shape: Shape = "json"
+    """What goes in (of a POST) and what comes out, for the OpenAPI document."""
+    open: bool = False
+    """Whether it answers without a key. Such a route tells nothing of the models."""
+
+    @property
+    def infers(self) -> bool:
+        return self.method == "POST"
+
+
+V2_MODEL = "/v2/models/{name}"
+V2_VERSION = "/v2/models/{name}/versions/{version}"
+
+ROUTES = (
+    Route("POST", "/predict", predict.predict, "Answer one input, or a list of inputs", "predict"),
+    Route("POST", "/models/{name}/predict", predict.predict_named, "The same, by a model's name", "predict"),
+    Route("POST", "/invocations", predict.predict, "The same, where SageMaker looks for it", "predict"),
+    Route("GET", "/v1/models", information.models, "The models, as OpenAI's clients list them"),
+    Route("GET", "/v2", inference_protocol.server_metadata, "Open Inference Protocol: the server"),
+    Route("GET", "/v2/health/live", inference_protocol.health_live, "Whether the process runs", open=True),
+    Route("GET", "/v2/health/ready", inference_protocol.health_ready, "Whether requests are answered", open=True),
+    Route("GET", V2_MODEL, inference_protocol.model_metadata, "Open Inference Protocol: a model"),
+    Route("GET", V2_VERSION, inference_protocol.model_metadata, "Open Inference Protocol: a version"),
+    Route("GET", f"{V2_MODEL}/ready", inference_protocol.model_ready, "Whether a model answers"),
+    Route("GET", f"{V2_VERSION}/ready", inference_protocol.model_ready, "Whether a version answers"),
+    Route("POST", f"{V2_MODEL}/infer", inference_protocol.infer, "Open Inference Protocol: infer", "infer"),
+    Route("POST", f"{V2_VERSION}/infer", inference_protocol.infer, "Infer with a version", "infer"),
+    Route("GET", "/livez", information.live, "Whether the process runs", open=True),
+    Route("GET", "/readyz", information.ready, "Whether requests are answered", open=True),
+    Route("GET", "/ping", information.ready, "The same, where SageMaker looks for it", open=True),
+    Route("GET", "/metrics", information.metrics, "Figures in the Prometheus text format", "text"),
+    Route("GET", "/stats", information.stats, "Live figures over the last ten seconds"),
+    Route("GET", "/openapi.json", information.openapi, "This document"),
+    Route("GET", "/", information.page, "The page to try the model on", "html", open=True),
+    Route("GET", "/docs", information.page, "The page that shows this document", "html", open=True),
+)

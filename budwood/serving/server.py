@@ -1,0 +1,199 @@
+"""Serve models over HTTP.
+
+`serve` blocks and runs worker processes; `start` runs one worker in a thread, for tests, notebooks and demos.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from budwood.core.errors import UsageError
+from budwood.serving.auth import Keys, check_binding
+from budwood.serving.limits import Limits
+from budwood.serving.metrics import allocate
+from budwood.serving.model import Served
+from budwood.serving.supervisor import Supervisor
+from budwood.serving.worker import Plan, event_loop, run
+
+__all__ = ["Handle", "Served", "serve", "start", "usable_cores"]
+
+Count = int | Literal["auto"]
+CORES_PER_WORKER = 2
+
+
+def serve(
+    entries: Sequence[Served],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: Count = "auto",
+    runtime: str = "auto",
+    keys: Path | None = None,
+    max_queue: int = 100,
+    limits: Limits | None = None,
+    on_ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Answer requests until SIGTERM; then accepted requests finish, new ones get 503, and it returns.
+
+    Args:
+        entries: the models; the first one answers /predict.
+        port: 0 takes a free one; `on_ready` is told the address.
+        workers: processes that share the port; `auto` is one for every two usable cores.
+        runtime: a runtime's name, or `auto`.
+        keys: the file of API keys. Needed when `host` is not loopback.
+        max_queue: inputs that may wait, over all workers.
+        limits: all other limits.
+
+    Raises:
+        UsageError: a parameter is off, or the port is taken.
+        BundleError: a model must not be served.
+        KeyboardInterrupt: Ctrl-C, after the accepted requests are answered.
+    """
+    plan = make_plan(entries, host, workers, runtime, keys, max_queue, limits)
+    listeners = bind(host, port, plan.workers)
+    url = address(host, listeners[0])
+    received = Supervisor(plan, listeners, allocate(plan.layout), lambda: on_ready(url)).run()
+    if received == signal.SIGINT:
+        raise KeyboardInterrupt
+
+
+def start(
+    entries: Sequence[Served],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    runtime: str = "auto",
+    keys: Path | None = None,
+    max_queue: int = 100,
+    limits: Limits | None = None,
+) -> "Handle":
+    """The same server with one worker in a thread of this process; returns when ready, raises as `serve` does."""
+    plan = make_plan(entries, host, 1, runtime, keys, max_queue, limits)
+    models = plan.open()
+    (listener,) = bind(host, port, 1)
+    loop, stop, ready = event_loop(), asyncio.Event(), threading.Event()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            loop.run_until_complete(run(plan, 0, models, listener, allocate(plan.layout), stop, ready.set))
+        except BaseException as error:  # noqa: BLE001  # raised again below, in the caller's thread
+            failures.append(error)
+        finally:
+            loop.close()
+            ready.set()
+
+    thread = threading.Thread(target=work, name="budwood-server", daemon=True)
+    url = address(host, listener)
+    thread.start()
+    ready.wait()
+    if failures:
+        raise failures[0]
+    return Handle(url, thread, loop, stop)
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A server in the background. Use it as a context manager, or call `stop`."""
+
+    url: str
+    thread: threading.Thread
+    loop: asyncio.AbstractEventLoop
+    stopping: asyncio.Event
+
+    def stop(self) -> None:
+        """Drain, and return when all is answered. Calling it twice is harmless."""
+        if self.thread.is_alive():
+            self.loop.call_soon_threadsafe(self.stopping.set)
+            self.thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def make_plan(
+    entries: Sequence[Served],
+    host: str,
+    workers: Count,
+    runtime: str,
+    keys: Path | None,
+    max_queue: int,
+    limits: Limits | None,
+) -> Plan:
+    """Check the parameters, and share the cores out. Raises UsageError."""
+    if not entries:
+        raise UsageError("there is nothing to serve", where="MODEL", fix="budwood serve NAME")
+    served = [(entry.name, entry.version) for entry in entries]
+    if len(set(served)) != len(served):
+        raise UsageError("a model is named twice", where="MODEL", fix="name each version once")
+    check_binding(host, keys)
+    if keys is not None:
+        Keys(keys)
+    cores = usable_cores()
+    count = max(1, -(-cores // CORES_PER_WORKER)) if workers == "auto" else workers
+    if count < 1:
+        raise UsageError(f"{count} workers cannot answer", where="--workers", fix="--workers 1, or auto")
+    every = replace(limits or Limits(), queue=max_queue)
+    return Plan(tuple(entries), host, count, max(1, cores // count), runtime, keys, every)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # there is no such file, or the quota is "max"
+        return cores
+
+
+def bind(host: str, port: int, count: int) -> list[socket.socket]:
+    """One socket a worker on one port; the kernel shares connections out among them.
+
+    Raises:
+        UsageError: the port is taken, or the host is not one of this machine.
+    """
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        first = socket.socket(family, kind, protocol)
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Without SO_REUSEPORT first: it would let us share the port with a server that runs already.
+        first.bind(where)
+        if count == 1:
+            return [first]
+        if not hasattr(socket, "SO_REUSEPORT"):
+            return [first] * count
+        taken = first.getsockname()
+        first.close()
+        return [shared(family, kind, taken) for _ in range(count)]
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}",
+            where="--port",
+            fix=f"--port {port + 1 if 0 < port < 65535 else 0}, or end the process that has it",
+        ) from error
+
+
+def shared(family: int, kind: int, where: tuple[str, int]) -> socket.socket:
+    listener = socket.socket(family, kind)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(where)
+    return listener
+
+
+def address(host: str, listener: socket.socket) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}"

@@ -1,0 +1,112 @@
+"""What a worker holds: models, batcher, figures, state. Every handler gets it as its first argument."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from budwood.core.errors import DataError
+from budwood.core.task import Row
+from budwood.serving.auth import Keys
+from budwood.serving.batch import Answered, Batcher, Failed
+from budwood.serving.errors import HttpError
+from budwood.serving.http import Disconnected, Request
+from budwood.serving.limits import Limits
+from budwood.serving.metrics import Board, Metrics
+from budwood.serving.model import Model
+
+__all__ = ["Service"]
+
+
+@dataclass
+class Service:
+    """The shared state of one worker's handlers."""
+
+    models: Sequence[Model]
+    """The first one answers /predict."""
+    batcher: Batcher
+    metrics: Metrics
+    board: Board
+    limits: Limits
+    keys: Keys | None = None
+    loopback: bool = True
+    """Whether only names of this machine are accepted as Host."""
+    ready: bool = True
+    draining: bool = False
+    pages: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    """Path to content type and body of the static files."""
+    openapi: bytes = b"{}"
+    """The OpenAPI document."""
+
+    def find(self, name: str, version: str | None = None) -> Model:
+        """A model by name, the first of its versions unless one is named. Raises HttpError 404."""
+        for model in self.models:
+            if model.name == name and version in (None, model.version):
+                return model
+        # The name is the caller's own text, so it is not repeated.
+        raise HttpError(404, f"no such model; served are: {', '.join(dict.fromkeys(m.name for m in self.models))}")
+
+    def refuse_unready(self) -> None:
+        if self.draining or not self.ready:
+            self.metrics.count("rejected")
+            raise HttpError(503, "the server is stopping", retry_after=1, close=True)
+
+    def parse(self, model: Model, item: object, place: str = "") -> Row:
+        """One item as a row of the model's task. Raises HttpError 422 naming the field."""
+        try:
+            return model.task.parse(item)
+        except DataError as error:
+            names = [name for name in (place, error.where) if name]
+            raise HttpError(422, error.cause, field=".".join(names)) from error
+
+    async def answer(self, request: Request, rows: Sequence[Row], top: int) -> list[Answered]:
+        """Answers to rows in the names of one request; it leaves the queue when its client goes away.
+
+        Raises:
+            HttpError: 503 when the queue is full, 504 when it took too long, 422 when the model failed on a row.
+            Disconnected: the client is gone.
+        """
+        self.refuse_unready()
+        model = request.model
+        ticket = self.batcher.submit(model, rows, top)
+        watch = asyncio.ensure_future(gone(request))
+        watch.add_done_callback(lambda _: self.batcher.cancel(ticket) if not ticket.future.done() else None)
+        try:
+            results = await ticket.future
+        except asyncio.CancelledError:
+            self.batcher.cancel(ticket)
+            if watch.done() and not watch.cancelled():
+                raise Disconnected from None
+            raise
+        finally:
+            watch.cancel()
+        answers = []
+        for i, result in enumerate(results):
+            if isinstance(result, Failed):
+                place = f"inputs[{i}]" if len(rows) > 1 else model.task.inputs[0]
+                raise HttpError(result.status, result.detail, field=place, retry_after=int(result.status == 503))
+            self.metrics.answered(model.index, result.answer)
+            answers.append(result)
+        return answers
+
+    def top(self, request: Request) -> int:
+        """`?top=K`: how many alternatives an answer lists. Raises HttpError 422."""
+        if not request.scope["query_string"]:
+            return TOP
+        query = request.query()
+        unknown: Any = sorted(set(query) - {"top"})
+        if unknown:
+            raise HttpError(422, "unknown query parameter; there is only top", field="query")
+        value = query["top"]
+        if not (value.isascii() and value.isdigit() and len(value) < 6 and 1 <= int(value) <= self.limits.top):
+            raise HttpError(422, f"top must be a whole number from 1 to {self.limits.top}", field="top")
+        return int(value)
+
+
+TOP = 3
+
+
+async def gone(request: Request) -> None:
+    """Return when the client has closed its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,188 @@
+"""One worker, in a process or in a thread: it opens the models, listens, answers, and drains when told to stop."""
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from ctypes import Array, c_double
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from budwood.core.errors import BudwoodError
+from budwood.serving.app import App, pages
+from budwood.serving.auth import Keys, is_loopback
+from budwood.serving.batch import Batcher
+from budwood.serving.limits import Limits
+from budwood.serving.metrics import Board, Layout, Metrics
+from budwood.serving.model import Model, Served, describe, open_model
+from budwood.serving.protocol import LimitedProtocol, sweep
+from budwood.serving.service import Service
+
+__all__ = ["Plan", "event_loop", "process", "run"]
+
+logger = logging.getLogger("budwood.serving")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a worker needs to know; it is pickled where workers are spawned."""
+
+    entries: tuple[Served, ...]
+    host: str
+    workers: int
+    runners: int
+    """Threads of one worker that compute batches at the same time."""
+    runtime: str
+    keys: Path | None
+    limits: Limits
+
+    @property
+    def layout(self) -> Layout:
+        return Layout([describe(entry) for entry in self.entries], self.workers)
+
+    def open(self) -> list[Model]:
+        """Open all models. Raises BundleError when one must not be served."""
+        return [open_model(entry, i, self.runtime, self.limits.batch) for i, entry in enumerate(self.entries)]
+
+
+def event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it exists, otherwise the standard one."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:  # there is none for Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def process(plan: Plan, number: int, listener: socket.socket, memory: "Array[c_double]", pipe: Connection) -> None:
+    """The main function of a worker process. It says `ready`, or sends the error that keeps it from starting."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Ctrl-C reaches the whole group; the parent answers it, and tells the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Each runner is one thread; a tokenizer that starts its own would take the core of another runner.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    log_to_stderr(number)
+    try:
+        models = plan.open()
+    except BudwoodError as error:
+        pipe.send(error)
+        sys.exit(1)
+    gc.collect()
+    gc.freeze()
+    loop = event_loop()
+    asyncio.set_event_loop(loop)
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    parent = os.getppid()
+
+    def stop_if_orphaned() -> None:
+        if os.getppid() != parent:
+            stop.set()
+
+    loop.run_until_complete(
+        run(plan, number, models, listener, memory, stop, lambda: pipe.send("ready"), stop_if_orphaned)
+    )
+    loop.close()
+
+
+async def run(
+    plan: Plan,
+    number: int,
+    models: list[Model],
+    listener: socket.socket,
+    memory: "Array[c_double]",
+    stop: asyncio.Event,
+    on_ready: Callable[[], None],
+    on_tick: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer until `stop` is set, then drain: accepted requests finish, new ones get 503, and the sockets close."""
+    loop = asyncio.get_running_loop()
+    limits = plan.limits
+    metrics = Metrics(plan.layout, memory, number)
+    batcher = Batcher(loop, limits, -(-limits.queue // plan.workers), plan.runners, metrics)
+    keys = Keys(plan.keys) if plan.keys else None
+    board = Board(plan.layout, memory)
+    service = Service(models, batcher, metrics, board, limits, keys, is_loopback(plan.host), pages=pages())
+    config = uvicorn.Config(
+        App(service),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        timeout_keep_alive=max(1, int(limits.keep_alive_seconds)),
+    )
+    config.load()
+    state = ServerState()
+    server = await loop.create_server(lambda: LimitedProtocol(config, state, limits), sock=listener, backlog=2048)
+    metrics.gauge("workers_ready", 1)
+    on_ready()
+    ticker = loop.create_task(tick(service, state, on_tick))
+    await stop.wait()
+    await drain(service, state, server)
+    ticker.cancel()
+    batcher.close()
+    for model in models:
+        model.predictor.close()
+
+
+async def tick(service: Service, state: ServerState, on_tick: Callable[[], None]) -> None:
+    """Once a second: close overdue connections, publish gauges, read the keys file if it changed."""
+    while True:
+        await asyncio.sleep(1)
+        sweep(state, asyncio.get_running_loop().time())
+        service.metrics.gauge("queue_depth", service.batcher.depth)
+        service.metrics.gauge("connections", len(state.connections))
+        if service.keys is not None:
+            try:
+                service.keys.refresh()
+            except BudwoodError as error:
+                logger.error("the keys file is left as it was: %s", error.cause)
+        on_tick()
+
+
+async def drain(service: Service, state: ServerState, server: asyncio.Server) -> None:
+    limits = service.limits
+    service.draining = True
+    service.metrics.gauge("workers_ready", 0)
+    start = time.monotonic()
+    waited = 0.0
+    while waited < limits.notice_seconds or (state.tasks and waited < limits.drain_seconds):
+        await asyncio.sleep(0.02)
+        waited = time.monotonic() - start
+    server.close()
+    for connection in list(state.connections):
+        connection.shutdown()
+    while state.connections and time.monotonic() - start < limits.drain_seconds + 0.5:
+        await asyncio.sleep(0.02)
+    for task in list(state.tasks):
+        task.cancel()
+
+
+def log_to_stderr(number: int) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines(number))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line, in ASCII: nothing that a caller sends can start a new line or move the cursor."""
+
+    def __init__(self, worker: int) -> None:
+        super().__init__()
+        self.worker = worker
+
+    def format(self, record: logging.LogRecord) -> str:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+        entry = {"time": now, "level": record.levelname.lower(), "worker": self.worker, "message": record.getMessage()}
+        return json.dumps(entry)

@@ -1,84 +1,98 @@
-"""Label cells to labels: white space off, 1 and "1" and 1.0 made one, lists recognised as several labels a row."""
+"""Where to write the names of points in a picture so that none covers another, a marker or a line. Plain geometry."""
 
-import ast
-import json
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from budwood.engine.table import Value, note
+__all__ = ["Box", "Spot", "place"]
 
-__all__ = ["Label", "is_number", "to_labels"]
-
-Label = str | list[str] | None
-"""One label, several, or None where the cell is empty."""
-
-NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)?|\.\d+)([eE][+-]?\d+)?%?")
-WHOLE = re.compile(r"([+-]?\d+)\.0+")
-LIST = re.compile(r"\[\s*(['\"].*['\"])?\s*\]", re.DOTALL)
-LIST_LIMIT = 100_000
-"""Characters of a cell that is tried as a list."""
-
-
-def is_number(cell: str) -> bool:
-    return NUMBER.fullmatch(cell.strip()) is not None
+DISTANCES = (5.0, 10.0, 17.0, 26.0, 38.0, 53.0, 71.0, 92.0)
+"""Points between a marker and its label."""
+SIDES = (
+    *((1, 0.0), (1, 0.5), (1, -0.5), (1, 1.0), (1, -1.0)),
+    *((-1, 0.0), (-1, 0.5), (-1, -0.5), (-1, 1.0), (-1, -1.0)),
+    *((0, 1.0), (0, -1.0)),
+)
+"""Right, left or centred, and how far up or down: 1 is wholly above the point."""
+PASSES = 10
 
 
-def to_labels(values: Sequence[Value]) -> tuple[list[Label], tuple[str, ...]]:
-    """The labels of a column and notes on what was changed.
+@dataclass(frozen=True)
+class Box:
+    """An upright rectangle; y grows upwards."""
 
-    Once any cell holds a list, every row gets a list. An empty cell, null, and NaN give None.
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    @property
+    def area(self) -> float:
+        return (self.right - self.left) * (self.top - self.bottom)
+
+    def overlap(self, other: "Box") -> float:
+        """The area that two boxes share."""
+        across = min(self.right, other.right) - max(self.left, other.left)
+        up = min(self.top, other.top) - max(self.bottom, other.bottom)
+        return across * up if across > 0 and up > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A point that wants a label: its place, the radius of its marker, and the label's size."""
+
+    x: float
+    y: float
+    radius: float
+    width: float
+    height: float
+
+
+def place(spots: Sequence[Spot], markers: Sequence[Box], lines: Sequence[Box], inside: Box, unit: float) -> list[Box]:
+    """One box for each spot, in order.
+
+    Each label tries places around its point; then each in turn moves to its best place given all the others, which
+    settles within a few passes. The order of what is avoided: leaving `inside`, covering another label, a marker, a
+    line, and being far from the point.
+
+    Args:
+        lines: thin ones, such as error bars, or pieces of them; they may be crossed where nothing near is better.
+        unit: how many pixels make one point (1/72 inch).
     """
-    lists = [as_list(value) for value in values]
-    if any(entry is not None for entry in lists):
-        rows = [several(value, entry) for value, entry in zip(values, lists, strict=True)]
-        return list(rows), (note("labels", "several a row", "the label cells hold lists"),)
-    labels = [as_label(value) for value in values]
-    padded = sum(isinstance(value, str) and value != value.strip() and bool(value.strip()) for value in values)
-    notes = [note("label white space", f"{padded:,} rows", "removed around the label")] if padded else []
-    if all(label is None or is_number(label) for label in labels):
-        unified = [label and WHOLE.sub(r"\1", label) for label in labels]
-        changed = sum(new != old for new, old in zip(unified, labels, strict=True))
-        labels = unified
-        if changed:
-            notes.append(note("label numbers", f"{changed:,} rows", "1.0 and 1 are one label"))
-    kinds = sorted({type(value).__name__ for value in values if value is not None})
-    if len(kinds) > 1:
-        notes.append(note("label types", ", ".join(kinds), "made into texts"))
-    return list(labels), tuple(notes)
+    options = [around(spot, unit) for spot in spots]
+    fixed = [[fixed_cost(box, rank, markers, lines, inside) for rank, box in enumerate(boxes)] for boxes in options]
+    chosen = [costs.index(min(costs)) for costs in fixed]
+    for _ in range(PASSES):
+        before = list(chosen)
+        for index, boxes in enumerate(options):
+            others = [options[other][chosen[other]] for other in range(len(spots)) if other != index]
+            costs = [fixed[index][rank] + crowding(box, others) for rank, box in enumerate(boxes)]
+            chosen[index] = costs.index(min(costs))
+        if chosen == before:
+            break
+    return [boxes[pick] for boxes, pick in zip(options, chosen, strict=True)]
 
 
-def as_label(value: Value) -> str | None:
-    if value is None or (isinstance(value, float) and value != value):
-        return None
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    text = str(value).strip()
-    return None if not text or text.lower() == "nan" else text
+def around(spot: Spot, unit: float) -> list[Box]:
+    """Boxes around a spot, the nearest first."""
+    boxes = []
+    for away in DISTANCES:
+        gap = spot.radius + away * unit
+        for side, level in SIDES:
+            left = spot.x + {1: gap, -1: -gap - spot.width, 0: -spot.width / 2}[side]
+            rise = level * (spot.height / 2 + (gap if side == 0 else gap * 0.6))
+            bottom = spot.y + rise - spot.height / 2
+            boxes.append(Box(left, bottom, left + spot.width, bottom + spot.height))
+    return boxes
 
 
-def several(value: Value, entry: list[Value] | None) -> Label:
-    if entry is None:
-        label = as_label(value)
-        return None if label is None else [label]
-    return list(dict.fromkeys(label for label in map(as_label, entry) if label is not None))
+def fixed_cost(box: Box, rank: int, markers: Sequence[Box], lines: Sequence[Box], inside: Box) -> float:
+    outside = 1 - box.overlap(inside) / box.area
+    hidden = sum(2 + 4 * box.overlap(other) / box.area for other in markers if box.overlap(other) > 0)
+    # A line through the middle of a label hurts more than one that touches its edge.
+    crossed = sum(0.1 + 6 * box.overlap(other) / box.area for other in lines if box.overlap(other) > 0)
+    away, side = divmod(rank, len(SIDES))
+    return 20 * outside + hidden + crossed + 0.012 * side + 0.015 * DISTANCES[away]
 
 
-def as_list(value: Value) -> list[Value] | None:
-    """The list that a cell holds, as a list or as text (`["a", "b"]` or `['a', 'b']`); None when it holds none."""
-    if isinstance(value, list):
-        return value
-    if not isinstance(value, str) or not value.lstrip().startswith("["):
-        return None
-    text = value.strip()
-    if len(text) > LIST_LIMIT or not LIST.fullmatch(text):
-        return None
-    try:
-        items = json.loads(text)
-    except ValueError:
-        try:
-            items = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return None
-    return items if isinstance(items, list) and all(isinstance(item, str) for item in items) else None
+def crowding(box: Box, others: Sequence[Box]) -> float:
+    return sum(4 + 4 * box.overlap(other) / box.area for other in others if box.overlap(other) > 0)

@@ -21,7 +21,7 @@ from typing import NamedTuple, final
 from budwood.core.errors import DataError
 from budwood.engine.columns import KNOWN_NAMES, plain_name
 from budwood.engine.encoding import decode
-from budwood.engine.labels import is_number
+from budwood.engine.label_cells import is_number
 from budwood.engine.table import CELL_LIMIT, Reader, Table, Value, check_rows, note
 
 __all__ = ["Csv"]
@@ -36,6 +36,8 @@ CONSISTENT = 0.75
 
 Record = tuple[int, list[str]]
 """The line on which a record starts, counted from 1, and its cells."""
+
+QUOTED = re.compile(r'"[^"]*"\s*')
 
 field_limit = threading.Lock()
 """The csv module's cell limit is one per process, so only one file at a time is parsed under ours."""
@@ -67,9 +69,10 @@ class Csv(Reader):
     def read(self, content: bytes, name: str, *, skip_bad: bool = False) -> Table:
         text, encoding = decode(content, name)
         lines = split_lines(text)
+        check_rows(text.split(), False, name)
         dialect, records, notes = parse(lines, name)
         records, skipped = level(records, dialect, name, skip_bad=skip_bad)
-        check_rows(records, False, name)
+        check_rows(records, False, name)  # skip_bad may have left none
         header, why = has_header([cells for _, cells in records])
         columns = header_names(records[0][1], name) if header else numbered(dialect.cells)
         body = records[1:] if header else records
@@ -81,7 +84,9 @@ class Csv(Reader):
     def write(self, table: Table, name: str) -> bytes:
         stream = io.StringIO()
         delimiter = "\t" if name.lower().endswith((".tsv", ".tab")) else ","
-        writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
+        plain = delimiter == "," and not any("\r" in str(cell) for row in table.rows for cell in row.values())
+        quoting = csv.QUOTE_MINIMAL if plain else csv.QUOTE_ALL  # a lone \r, and a tab table's quotes, need it
+        writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n", quoting=quoting)
         writer.writerow(table.columns)
         writer.writerows([row.get(column) for column in table.columns] for row in table.rows)
         return stream.getvalue().encode()
@@ -113,12 +118,12 @@ def parse(lines: list[str], name: str) -> tuple[Dialect, list[Record], tuple[str
 def without_quoting(lines: list[str], dialect: Dialect, quoted: Parsed, name: str) -> Parsed | None:
     """The lines with quotes as mere characters, where that is the better reading; None where it is not.
 
-    With tabs it is better when more lines are whole, or when a quote swallowed whole lines. In a lone column a quoted
-    text may well span lines, so it is better only when the quotes do not close.
+    With tabs it is better when more lines are whole, or when a quote swallowed whole lines, unless the whole first line
+    is in quotes. In a lone column a quoted text may well span lines, so it is better only when quotes do not close.
     """
     if dialect.cells == 1:
         return attempt(lines, Dialect("", False, 1), name) if quoted.error is not None else None
-    if dialect.delimiter != "\t":
+    if dialect.delimiter != "\t" or (quoted.error is None and all(map(QUOTED.fullmatch, lines[0].split("\t")))):
         return None
     plain = attempt(lines, dialect._replace(quoted=False), name)
     swallowed = plain.ragged == 0 and len(plain.records) > len(quoted.records)
@@ -258,7 +263,7 @@ def has_header(records: Sequence[list[str]]) -> tuple[bool, str]:
         return True, f"{known!r} is a common column name"
     if rest and len(first) > 1 and all(re.fullmatch(r"[^\W\d][\w .-]{0,29}", cell) for cell in first):
         longest = max(sum(len(record[index]) for record in rest) / len(rest) for index in range(len(first)))
-        if longest >= 3 * max(map(len, first)):
+        if longest >= 2 * max(map(len, first)):
             return True, "the first line has short names, the lines below have texts"
     return False, "the first line looks like the others"
 

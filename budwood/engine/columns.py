@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 from budwood.core.errors import DataError
-from budwood.engine.labels import is_number
+from budwood.engine.label_cells import is_number
 from budwood.engine.table import Table, Value, note
 
 __all__ = ["KNOWN_NAMES", "Columns", "choose_columns", "plain_name"]
@@ -174,7 +174,8 @@ def last_resort(candidates: Sequence[Profile], *, texts_known: bool) -> list[Pro
     if len(short) != 2:
         return []
     first, second = sorted(short, key=lambda column: column.length)
-    return [first] if 2 * first.length <= second.length and first.distinct <= second.distinct else []
+    plainer = first.distinct < second.distinct and first.length < second.length
+    return [first] if plainer or (2 * first.length <= second.length and first.distinct == second.distinct) else []
 
 
 def guess_input(free: Sequence[Profile], name: str, table: Table) -> tuple[str, str]:

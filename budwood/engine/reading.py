@@ -17,7 +17,7 @@ from budwood.core.dataset import Dataset
 from budwood.core.errors import DataError, NotFoundError
 from budwood.core.task import Row
 from budwood.engine.columns import Columns, choose_columns
-from budwood.engine.labels import Label, to_labels
+from budwood.engine.label_cells import Label, to_labels
 from budwood.engine.table import Place, Reader, Table, Value, note
 
 __all__ = ["Reading", "read_dataset", "read_inputs", "reader_of"]

@@ -38,6 +38,13 @@ class Budget:
                     fix="leave it out for no limit",
                 )
 
+    def __str__(self) -> str:
+        points = f"{100 * self.max_drop:g}"
+        parts = [f"drop below {points} point{'' if points == '1' else 's'}"]
+        parts += [f"p95 up to {self.max_p95_ms:g} ms"] if self.max_p95_ms is not None else []
+        parts += [f"up to {self.max_mb:g} MB"] if self.max_mb is not None else []
+        return ", ".join(parts)
+
     def check(self, p95_ms: float, size_mb: float) -> list[str]:
         """The limits of speed and size that are not met, one sentence each; empty when all are.
 

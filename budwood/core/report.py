@@ -179,8 +179,16 @@ def table_row(item: Candidate, chosen: bool) -> list[str]:
         number(item.items_per_s, 0),
         number(item.size_mb, 1),
         number(item.memory_mb, 0),
-        "chosen" if chosen else (item.verdict or item.why),
+        "chosen" if chosen else outcome(item),
     ]
+
+
+def outcome(item: Candidate) -> str:
+    if item.verdict is None:
+        return item.why
+    if item.verdict == "PASS" and not item.within_budget:
+        return "too large or too slow"
+    return f"{item.verdict}, slower" if item.rank == "slower" else item.verdict
 
 
 def number(value: float | None, digits: int) -> str:

@@ -313,7 +313,7 @@ def write_heading(figure: "Figure", report: ShrinkReport, name: str, ink: Ink) -
     facts = f"{metric} on {report.n:,} held-out rows, 95 % intervals  ·  area: megabytes served  ·  "
     figure.text(0.028, 0.946, heading(name), fontsize=13, fontweight="bold", color=ink.text, va="center")
     figure.text(0.028, 0.892, f"{facts}hollow: not accepted", fontsize=8.3, color=ink.text, va="center")
-    figure.text(0.028, 0.846, f"shaded: {budget_text(report)}", fontsize=8.3, color=CHOSEN, va="center")
+    figure.text(0.028, 0.846, f"shaded: the budget, {report.budget}", fontsize=8.3, color=CHOSEN, va="center")
     noise = max((item.noise or 0.0 for item in report.candidates), default=0.0)
     below = [clean(str(report.machine["cpu"]))] if report.machine.get("cpu") else []
     below += [f"the parent against itself differs by up to {100 * noise:.1f} % in time"] if noise else []
@@ -322,15 +322,6 @@ def write_heading(figure: "Figure", report: ShrinkReport, name: str, ink: Ink) -
 
 def heading(name: str) -> str:
     return f"{clean(name)}: smaller and faster, measured" if name else "Smaller and faster, measured"
-
-
-def budget_text(report: ShrinkReport) -> str:
-    budget = report.budget
-    points = f"{100 * budget.max_drop:g}"
-    parts = [f"drop below {points} point{'' if points == '1' else 's'}"]
-    parts += [f"p95 up to {budget.max_p95_ms:g} ms"] if budget.max_p95_ms is not None else []
-    parts += [f"up to {budget.max_mb:g} MB"] if budget.max_mb is not None else []
-    return "the budget, " + ", ".join(parts)
 
 
 def shown_name(point: Point) -> str:

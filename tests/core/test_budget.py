@@ -36,3 +36,8 @@ def test_each_limit_that_is_not_met_is_named() -> None:
 
 def test_an_unmeasured_speed_never_fits() -> None:
     assert Budget(max_p95_ms=5).check(p95_ms=math.nan, size_mb=1.0) != []
+
+
+def test_a_budget_reads_as_a_sentence() -> None:
+    assert str(Budget()) == "drop below 1 point"
+    assert str(Budget(0.025, 5, 25)) == "drop below 2.5 points, p95 up to 5 ms, up to 25 MB"

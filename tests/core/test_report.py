@@ -8,7 +8,7 @@ import pytest
 
 from budwood.core.budget import Budget
 from budwood.core.errors import BundleError
-from budwood.core.report import Candidate, ShrinkReport, Speed
+from budwood.core.report import Candidate, ShrinkReport, Speed, outcome
 
 PARENT = Candidate("parent", score=0.9, ci=(0.88, 0.92), p50_ms=10.0, p95_ms=12.0, size_mb=90.0, within_budget=True)
 INT8 = Candidate(
@@ -77,3 +77,11 @@ def test_notebook_view_without_any_measurement_has_no_picture() -> None:
 def test_no_difference_below_the_noise_is_ranked(ratio: float, ci: tuple[float, float], rank: str) -> None:
     speed = Speed(4.0, 5.0, 700.0, 23.0, None, None, 100, ratio, ci, 1.0, (1.0, 1.0), 0.05, 0.05, 1, 32)
     assert speed.rank == rank
+
+
+def test_the_result_of_a_candidate_in_one_word() -> None:
+    assert outcome(BROKEN) == BROKEN.why
+    assert outcome(INT8) == "PASS"
+    assert outcome(replace(INT8, rank="slower")) == "PASS, slower"
+    assert outcome(replace(INT8, within_budget=False)) == "too large or too slow"
+    assert outcome(replace(INT8, within_budget=False, verdict="UNDECIDED")) == "UNDECIDED"

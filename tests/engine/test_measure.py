@@ -3,15 +3,15 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 
 from budwood.core.budget import Budget
-from budwood.core.bundle import Bundle, Draft, StepRecord
+from budwood.core.bundle import SERVED, Bundle
 from budwood.core.errors import DataError, NotFoundError, StepError
 from budwood.core.task import Arrays, Encoded, Row
 from budwood.engine.measure import CONTROL, bench, candidate, median_rank, race, ratio_of, score, size_mb, summarise
@@ -192,51 +192,9 @@ def test_a_candidate_is_within_the_budget_only_when_all_is_proved() -> None:
     assert parent.drop is None
 
 
-def write_model(folder: Path, scale: float) -> None:
-    """A real graph: the mean token id decides; with a tokenizer that knows three words."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-
-    nodes = [
-        helper.make_node("Cast", ["input_ids"], ["x"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1], keepdims=1),
-        helper.make_node("MatMul", ["mean", "weight"], ["product"]),
-        helper.make_node("Add", ["product", "bias"], ["logits"]),
-    ]
-    weights = {
-        "weight": np.array([[scale, -scale]], np.float32),
-        "bias": np.array([-1.8 * scale, 1.8 * scale], np.float32),
-    }
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9)
-    (folder / "onnx").mkdir()
-    onnx.save(model, folder / "onnx" / "model.onnx")
-    tokenizer = Tokenizer(WordLevel({"fine": 0, "[UNK]": 1, "work": 2, "bad": 5}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "config.json").write_text(json.dumps({"model_type": "tiny"}))
-
-
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
-    task = TextClassification(("bad", "good"))
-    draft = Draft(
-        parent=None, history=(StepRecord(name="test"),), task={"name": task.name, **task.to_json()}, base="tiny"
-    )
-    folder = tmp_path_factory.mktemp("store")
-    return {
-        name: Bundle.create(folder / name, draft, partial(write_model, scale=scale))
-        for name, scale in (("parent", 1.0), ("child", 2.0))
-    }
+def bundles(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    return {"parent": tiny_bundle, "child": tiny.bundle(tmp_path_factory.mktemp("store") / "child", seed=1)}
 
 
 def test_real_bundles_are_measured_end_to_end_and_closed(bundles: dict[str, Bundle]) -> None:
@@ -259,7 +217,10 @@ def test_real_bundles_are_measured_end_to_end_and_closed(bundles: dict[str, Bund
 
 def test_scores_of_a_real_bundle(bundles: dict[str, Bundle]) -> None:
     predictor = Predictor.open(bundles["parent"])
-    assert score(predictor, ROWS).value == 1.0
+    rows = tiny.rows(3)
+    expected = [predictor.predict([row])[0]["label"] == row["label"] for row in rows]
+    assert score(predictor, rows).per_row.tolist() == expected
+    assert 0 < np.mean(expected) < 1
     predictor.close()
 
 
@@ -285,7 +246,7 @@ def test_a_child_that_fails_says_why(bundles: dict[str, Bundle]) -> None:
 
 def test_size_counts_what_is_served(bundles: dict[str, Bundle]) -> None:
     files = bundles["parent"].manifest.files
-    expected = sum(files[name].bytes for name in ("onnx/model.onnx", "tokenizer.json", "config.json"))
+    expected = sum(files[name].bytes for name in {"onnx/model.onnx", *SERVED} & set(files))
     assert size_mb(bundles["parent"]) == expected / 1e6
 
 

@@ -1,0 +1,250 @@
+"""The model card, `README.md` of a bundle: front matter for the Hugging Face Hub, then what was done and measured.
+
+Labels, file names and licences are foreign text: every one of them is escaped for YAML or for Markdown.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from budwood.core.bundle import Draft, Metric
+from budwood.core.report import ShrinkReport
+from budwood.core.task import Answer, Row
+from budwood.engine.machine import Energy
+from budwood.engine.markup import code, fenced, markdown_table, text, yaml
+from budwood.engine.snippets import ONNX, TORCH
+
+__all__ = ["CardFacts", "ClassFacts", "model_card", "per_class"]
+
+GRAMS_PER_KWH = 473.0
+"""Carbon dioxide equivalent of a kilowatt-hour, world average of 2024 (Ember, Global Electricity Review 2025)."""
+WORST = 10
+"""Classes that the card lists."""
+NAMES = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "samples_f1": "F1 per row",
+    "worst_class_recall": "Recall, worst",
+}
+
+
+@dataclass(frozen=True)
+class ClassFacts:
+    """How right a model is on one class: `recall` and `precision` in [0, 1] (None: nothing to divide by), and rows."""
+
+    label: str
+    recall: float | None
+    precision: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card tells beside the draft."""
+
+    name: str
+    """The model's name in the store."""
+    metric: str
+    """The headline metric: a key of the draft's `metrics`."""
+    pipeline_tag: str
+    formats: frozenset[str]
+    """The formats that the bundle has: `torch`, `onnx`, `onnx-int8`."""
+    size_mb: float
+    classes: Sequence[ClassFacts] = ()
+    energy: Energy = field(default=Energy(0.0, "not measured"))
+    seconds: float = 0.0
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    pooling: str = "mean"
+    normalize: bool = False
+    shrink: ShrinkReport | None = None
+
+
+def model_card(draft: Draft, facts: CardFacts) -> str:
+    """The whole card, as Markdown with YAML front matter. Pure text: nothing is read, and no time goes into it."""
+    sections = [
+        front_matter(draft, facts),
+        introduction(draft, facts),
+        how_it_was_made(draft, facts),
+        how_it_was_measured(draft, facts),
+        class_section(facts.classes),
+        shrink_section(facts.shrink),
+        usage(facts),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def per_class(answers: Sequence[Answer], rows: Sequence[Row]) -> list[ClassFacts]:
+    """Recall and precision of each label that occurs in `rows`, the worst recall first; one label or several a row."""
+    given = [labels_of(answer.get("labels", answer.get("label"))) for answer in answers]
+    actual = [labels_of(row["label"]) for row in rows]
+    facts = []
+    for label in sorted(set().union(*actual)):
+        hits = sum(label in one and label in other for one, other in zip(given, actual, strict=True))
+        said, true = sum(label in one for one in given), sum(label in one for one in actual)
+        facts.append(ClassFacts(label, hits / true if true else None, hits / said if said else None, true))
+    return sorted(facts, key=lambda item: (item.recall or 0.0, item.label))
+
+
+def labels_of(value: Any) -> set[str]:
+    return {str(item) for item in value} if isinstance(value, list | tuple) else {str(value)}
+
+
+def front_matter(draft: Draft, facts: CardFacts) -> str:
+    quantized = draft.history[-1].name.startswith("shrink.quantize")
+    grams = facts.energy.wh / 1000 * GRAMS_PER_KWH
+    fields: dict[str, Any] = {
+        "license": draft.license,
+        "library_name": "transformers" if "torch" in facts.formats else "onnx",
+        "pipeline_tag": facts.pipeline_tag,
+        "base_model": draft.base,
+        "base_model_relation": "quantized" if quantized else "finetune",
+        "tags": ["budwood", *sorted(facts.formats)],
+        "datasets": [dataset_name(draft)],
+        "metrics": sorted(draft.metrics),
+        "co2_eq_emissions": {
+            "emissions": round(grams, 4),
+            "source": f"{facts.energy.method}; {GRAMS_PER_KWH:g} g per kWh, world average of 2024 (Ember)",
+            "training_type": "fine-tuning",
+            "geographical_location": "not recorded",
+            "hardware_used": str(facts.machine.get("cpu", "not recorded")),
+        },
+        "model-index": [{"name": facts.name, "results": [result(draft, facts)]}],
+    }
+    return f"---\n{yaml(fields)}---\n"
+
+
+def result(draft: Draft, facts: CardFacts) -> dict[str, Any]:
+    split = next((metric.split for metric in draft.metrics.values()), "test")
+    return {
+        "task": {"type": facts.pipeline_tag, "name": facts.pipeline_tag.replace("-", " ")},
+        "dataset": {"type": dataset_name(draft), "name": "private data", "split": split},
+        "metrics": [
+            {"type": name, "name": NAMES.get(name, name), "value": round(metric.value, 6)}
+            for name, metric in sorted(draft.metrics.items())
+        ],
+    }
+
+
+def dataset_name(draft: Draft) -> str:
+    """Private data have no name on the Hub; their fingerprint tells whether two cards speak of the same rows."""
+    return f"private-{draft.data.fingerprint[:16]}" if draft.data else "private-not-recorded"
+
+
+def introduction(draft: Draft, facts: CardFacts) -> str:
+    labels = [str(label) for label in (draft.task or {}).get("labels", [])]
+    shown = ", ".join(text(label) for label in labels[:20]) + (
+        f" and {len(labels) - 20} more" if len(labels) > 20 else ""
+    )
+    kind = "one or several of" if (draft.task or {}).get("multi_label") else "one of"
+    lines = [
+        f"# {text(facts.name)}",
+        "",
+        f"Made with Budwood from {text(draft.base)}: {facts.size_mb:.1f} MB to serve.",
+    ]
+    if labels:
+        lines.append(f"It gives each input {kind} {len(labels)} labels: {shown}.")
+    headline = draft.metrics.get(facts.metric)
+    if headline:
+        lines += ["", f"**{NAMES.get(facts.metric, text(facts.metric))}: {spell(headline)}.**"]
+    return "\n".join(lines) + "\n"
+
+
+def spell(metric: Metric) -> str:
+    low, high = (100 * bound for bound in metric.ci)
+    value = f"{100 * metric.value:.2f} % (95 % interval {low:.2f} to {high:.2f})"
+    return f"{value} on {metric.n:,} rows of the {text(metric.split)} split"
+
+
+def how_it_was_made(draft: Draft, facts: CardFacts) -> str:
+    rows = [
+        [str(number), text(step.name), code(json.dumps(step.parameters, ensure_ascii=False, default=str))]
+        for number, step in enumerate(draft.history, 1)
+    ]
+    lines = ["## How it was made", "", *markdown_table(["", "step", "parameters"], rows), ""]
+    if draft.data:
+        sources = ", ".join(text(source) for source in draft.data.sources) or "rows given in Python"
+        sizes = ", ".join(f"{count:,} {text(split)}" for split, count in draft.data.rows.items())
+        lines.append(f"Data: {sources}; rows: {sizes}; split with seed {draft.data.seed};")
+        lines.append(f"fingerprint of the rows {code(draft.data.fingerprint)}.")
+    cost = f"This stage took {facts.seconds:,.0f} s and {facts.energy.wh:.3f} Wh ({text(facts.energy.method)})"
+    lines.append(f"{cost} on {text(str(facts.machine.get('cpu', 'a machine that was not recorded')))}.")
+    lines += verdict_lines(draft)
+    return "\n".join(lines) + "\n"
+
+
+def verdict_lines(draft: Draft) -> list[str]:
+    """The baseline and the verdict, where the step has compared them."""
+    lines = []
+    baseline, verdict = draft.report.get("baseline"), draft.report.get("verdict")
+    if isinstance(baseline, Mapping) and isinstance(baseline.get("score"), float):
+        method = text(str(baseline.get("method", "baseline")))
+        lines.append(f"The baseline ({method}) scores {100 * baseline['score']:.2f} % on the same rows.")
+    if isinstance(verdict, str):
+        lines.append(text(verdict))
+    return lines
+
+
+def how_it_was_measured(draft: Draft, facts: CardFacts) -> str:
+    lines = ["## How it was measured", ""]
+    rows = []
+    for name, metric in sorted(draft.metrics.items(), key=lambda item: item[0] != facts.metric):
+        span = f"{100 * metric.ci[0]:.2f} to {100 * metric.ci[1]:.2f}"
+        label = NAMES.get(name, text(name))
+        rows.append([label, f"{100 * metric.value:.2f}", span, f"{metric.n:,}", text(metric.split)])
+    if rows:
+        lines += [*markdown_table(["metric", "percent", "95 % interval", "rows", "split"], rows), ""]
+    lines.append("Every answer went through the code that serves. The rows were kept apart from those of the training.")
+    if "temperature" in draft.calibration:
+        fitted = f"with temperature {draft.calibration['temperature']:.3f}, fitted on validation rows"
+        lines.append(f"Probabilities are calibrated {fitted} (Guo et al. 2017).")
+    lines.append("The interval covers the luck of the test rows; another training run varies besides.")
+    return "\n".join(lines) + "\n"
+
+
+def class_section(classes: Sequence[ClassFacts]) -> str:
+    if not classes:
+        return ""
+    rows = [
+        [text(item.label), percent(item.recall), percent(item.precision), f"{item.n:,}"] for item in classes[:WORST]
+    ]
+    title = (
+        f"## The {len(rows)} worst of {len(classes)} classes" if len(classes) > WORST else "## Classes, the worst first"
+    )
+    return "\n".join([title, "", *markdown_table(["class", "recall", "precision", "rows"], rows)]) + "\n"
+
+
+def percent(value: float | None) -> str:
+    return "never given" if value is None else f"{100 * value:.1f} %"
+
+
+def shrink_section(report: ShrinkReport | None) -> str:
+    if report is None:
+        return ""
+    headers, rows = report.table()
+    lines = ["## Candidates", "", "![Score against latency of the parent and every candidate](pareto.svg)", ""]
+    lines += markdown_table([text(item) for item in headers], [[text(cell) for cell in row] for row in rows])
+    lines += ["", f"Budget: {report.budget}. A candidate passes only when the upper bound of the one-sided 95 %"]
+    lines.append(f"interval of its drop, paired on {report.n:,} locked rows, is below the limit. Speed is end to end,")
+    lines.append("measured in turns with the parent; the parent against itself shows the noise.")
+    refused = [item for item in report.candidates if not item.within_budget and item.why]
+    lines += ["", *(f"- {text(item.recipe)}: {text(item.why)}" for item in refused)] if refused else []
+    return "\n".join(lines) + "\n"
+
+
+def usage(facts: CardFacts) -> str:
+    name = facts.name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", facts.name) else "NAME"
+    commands = [f"budwood predict {name} 'a text'", f"budwood evaluate {name} table.csv", f"budwood serve {name}"]
+    lines = ["## How to use it", "", *fenced("\n".join(commands), "sh"), ""]
+    if "torch" in facts.formats:
+        lines += ["Without Budwood, in this folder, with torch and transformers:", ""]
+        lines += [*fenced(TORCH[facts.pooling].format(normalize=NORMALIZE if facts.normalize else ""), "python")]
+    else:
+        graph = "onnx/model_quantized.onnx" if "onnx-int8" in facts.formats else "onnx/model.onnx"
+        lines += ["Without Budwood, in this folder, with onnxruntime and tokenizers:", ""]
+        lines += [*fenced(ONNX.format(graph=graph), "python")]
+    return "\n".join(lines) + "\n"
+
+
+NORMALIZE = "embedding = torch.nn.functional.normalize(embedding, dim=-1)\n"

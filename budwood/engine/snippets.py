@@ -1,0 +1,64 @@
+"""The programs that a model card shows: how to use a bundle's folder without Budwood. Tests run them as they are."""
+
+__all__ = ["ONNX", "TORCH"]
+
+HEAD = """\
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+folder = Path(".")
+facts = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+tokenizer = AutoTokenizer.from_pretrained(folder)
+encoder = AutoModel.from_pretrained(folder).eval()
+head = load_file(folder / "head.safetensors")
+
+texts = ["first text", "second text"]
+limit = facts["task"]["max_tokens"]
+batch = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+with torch.inference_mode():
+    states = encoder(**batch).last_hidden_state
+"""
+TAIL = """\
+{normalize}logits = embedding @ head["weight"].T + head["bias"]
+logits = logits / facts["calibration"].get("temperature", 1.0)
+several = facts["task"]["multi_label"]
+probabilities = logits.sigmoid() if several else logits.softmax(-1)
+for text, row in zip(texts, probabilities):
+    print(text, facts["task"]["labels"][int(row.argmax())], float(row.max()))
+"""
+MEAN = """\
+mask = batch["attention_mask"].unsqueeze(-1)
+embedding = (states * mask).sum(1) / mask.sum(1)
+"""
+TORCH = {"mean": HEAD + MEAN + TAIL, "cls": HEAD + "embedding = states[:, 0]\n" + TAIL}
+"""By the kind of pooling; `{normalize}` is a line or nothing."""
+
+ONNX = """\
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+folder = Path(".")
+facts = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+tokenizer.no_padding()
+tokenizer.enable_truncation(facts["task"]["max_tokens"])
+session = onnxruntime.InferenceSession(folder / "{graph}", providers=["CPUExecutionProvider"])
+
+text = "first text"
+ids = tokenizer.encode(text)
+known = {{"input_ids": ids.ids, "attention_mask": ids.attention_mask, "token_type_ids": ids.type_ids}}
+inputs = {{item.name: np.array([known[item.name]]) for item in session.get_inputs()}}
+(logits,) = session.run(["logits"], inputs)[0] / facts["calibration"].get("temperature", 1.0)
+several = facts["task"]["multi_label"]
+shifted = np.exp(logits - logits.max())
+probabilities = 1 / (1 + np.exp(-logits)) if several else shifted / shifted.sum()
+print(text, facts["task"]["labels"][int(probabilities.argmax())], float(probabilities.max()))
+"""

@@ -6,7 +6,8 @@ the control that says which differences are noise.
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import comb
 
@@ -164,39 +165,50 @@ def race(
     warm = draw(rows, batch_size, generator)
     for predictor in contestants.values():
         predictor.predict(warm)
-    start = clock()
-    for number in range(MAX_ROUNDS):
-        spent = (clock() - start) / 1e9
-        if number >= MIN_ROUNDS and spent >= seconds:
-            break
-        progress("measuring speed", min(int(spent), int(seconds)), max(1, int(seconds)), f"round {number + 1}")
-        singles, batch = draw(rows, SINGLES, generator), draw(rows, batch_size, generator)
-        gc.collect()
-        for name in generator.permutation(list(contestants)).tolist():
-            turn(contestants[name], singles, batch, timings[name], clock)
+    with collected_between_rounds() as collect:
+        start = clock()
+        for number in range(MAX_ROUNDS):
+            spent = (clock() - start) / 1e9
+            if number >= MIN_ROUNDS and spent >= seconds:
+                break
+            progress("measuring speed", min(int(spent), int(seconds)), max(1, int(seconds)), f"round {number + 1}")
+            singles, batch = draw(rows, SINGLES, generator), draw(rows, batch_size, generator)
+            collect()
+            for name in generator.permutation(list(contestants)).tolist():
+                turn(contestants[name], singles, batch, timings[name], clock)
     return timings
+
+
+@contextmanager
+def collected_between_rounds() -> Iterator[Callable[[], object]]:
+    """No garbage collection while times are taken; the function that is given collects what is new since the start."""
+    enabled, frozen = gc.isenabled(), gc.get_freeze_count()
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    try:
+        yield gc.collect
+    finally:
+        if not frozen:
+            gc.unfreeze()
+        if enabled:
+            gc.enable()
 
 
 def turn(
     predictor: Predictor, singles: Sequence[Row], batch: Sequence[Row], timing: Timing, clock: Callable[[], int]
 ) -> None:
     """One contestant's turn. Its first answer is not timed: it pays for the caches that the one before has filled."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        predictor.predict(singles[:1])
-        times = []
-        for row in singles:
-            start = clock()
-            predictor.predict([row])
-            times.append(clock() - start)
+    predictor.predict(singles[:1])
+    times = []
+    for row in singles:
         start = clock()
-        predictor.predict(batch)
-        timing.batches.append(clock() - start)
-        timing.singles.append(times)
-    finally:
-        if enabled:
-            gc.enable()
+        predictor.predict([row])
+        times.append(clock() - start)
+    start = clock()
+    predictor.predict(batch)
+    timing.batches.append(clock() - start)
+    timing.singles.append(times)
 
 
 def summarise(

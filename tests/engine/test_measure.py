@@ -140,9 +140,9 @@ def test_the_race_ends_with_its_time_but_never_before_five_rounds() -> None:
 def test_garbage_collection_is_as_before_after_a_race() -> None:
     import gc
 
-    assert gc.isenabled()
+    before = gc.isenabled(), gc.get_freeze_count()
     run_race(seconds=0.0)
-    assert gc.isenabled()
+    assert before == (gc.isenabled(), gc.get_freeze_count()) == (True, 0)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6, 20, 101])

@@ -24,7 +24,7 @@ BANNED_ARGUMENTS = {"trust_remote_code", "allow_pickle", "shell"}
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:work|root|tmp|home|Users|opt)/[\w.-]+")
 URL = re.compile(r"\b(?:https?|git|ssh|file)://([^\s/:'\"`<>)\]}]*)")
 PUBLIC_HOSTS = {
-    *("", "127.0.0.1", "localhost", "[::1]", "test", "testserver", "server"),
+    *("", "127.0.0.1", "localhost", "[::1]", "test", "testserver", "server", "evil"),
     *("github.com", "pypi.org", "download.pytorch.org", "huggingface.co", "www.apache.org", "opensource.org"),
     *(
         "keepachangelog.com",
@@ -35,7 +35,15 @@ PUBLIC_HOSTS = {
         "doi.org",
         "www.rfc-editor.org",
     ),
-    *("docs.python.org", "onnxruntime.ai", "creativecommons.org", "spec.openapis.org", "htmx.org"),
+    *(
+        "docs.python.org",
+        "onnxruntime.ai",
+        "creativecommons.org",
+        "purl.org",
+        "matplotlib.org",
+        "spec.openapis.org",
+        "htmx.org",
+    ),
 }
 EXAMPLE_HOST = re.compile(r"(?:^|\.)(?:example|invalid|test|localhost|example\.(?:com|org|net))$|[{$%]")
 TEXT_SUFFIXES = (
@@ -139,7 +147,7 @@ def foreign(tracked: list[Path]) -> Iterator[str]:
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
             for match in MACHINE_PATH.finditer(line):
                 yield f"{path}:{number}: {match.group()} is a path of one machine"
-            for host in URL.findall(line):
+            for host in URL.findall(line.replace("\\", "")):
                 if host not in PUBLIC_HOSTS and not EXAMPLE_HOST.search(host):
                     yield f"{path}:{number}: {host} is not on the list of public hosts in tools/check_tree.py"
 

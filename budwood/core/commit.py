@@ -14,7 +14,7 @@ from pathlib import Path
 
 from budwood.core.errors import BudwoodError, StorageError, UsageError
 
-__all__ = ["STAGING", "locked", "staged", "sweep", "write_atomic"]
+__all__ = ["STAGING", "locked", "make_parents", "remove", "staged", "sweep", "write_atomic"]
 
 STAGING = ".staging-"
 """Prefix of folders and files that are not committed yet; readers ignore them."""
@@ -50,7 +50,7 @@ def staged(final: Path) -> Iterator[Path]:
     with explained(final):
         make_parents(final.parent)
         refuse_existing(final)
-        stage = final.parent / f"{STAGING}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        stage = staging_name(final.parent)
         stage.mkdir()
         try:
             with holding(stage):
@@ -65,12 +65,30 @@ def staged(final: Path) -> Iterator[Path]:
 
 
 def make_parents(folder: Path) -> None:
-    """Make a folder and those above it, and sync each new name, so that a commit below cannot vanish with them."""
+    """Make a folder and those above it, and sync each new name, so that a commit below cannot vanish with them.
+
+    Raises:
+        StorageError: the disk is full, read-only or fails.
+    """
     missing = [folder, *folder.parents]
     missing = missing[: next((i for i, path in enumerate(missing) if path.is_dir()), len(missing))]
-    for path in reversed(missing):
-        path.mkdir(exist_ok=True)
-        fsync(path.parent)
+    with explained(folder):
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
+            fsync(path.parent)
+
+
+def remove(folder: Path) -> None:
+    """Delete a committed folder: it vanishes at once, and what a killed process leaves is swept later."""
+    gone = staging_name(folder.parent)
+    with explained(folder):
+        folder.rename(gone)
+        shutil.rmtree(gone)
+        fsync(folder.parent)
+
+
+def staging_name(parent: Path) -> Path:
+    return parent / f"{STAGING}{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def rename(stage: Path, final: Path) -> None:
@@ -100,7 +118,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     with explained(path):
         make_parents(path.parent)
-        stage = path.parent / f"{STAGING}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        stage = staging_name(path.parent)
         try:
             with stage.open("xb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -198,7 +216,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         UsageError: another process holds it and `wait` is False.
     """
     make_parents(path.parent)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with explained(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,8 +5,6 @@ models/tickets/1/  models/tickets/2/  models/tickets/aliases.json  models/.datas
 
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from typing import Literal
 
 from budwood.core.aliases import Aliases
 from budwood.core.bundle import MANIFEST, Bundle, StepRecord
-from budwood.core.commit import STAGING, locked, make_parents, sweep
+from budwood.core.commit import locked, make_parents, remove, sweep
 from budwood.core.dataset import Splits
 from budwood.core.errors import BudwoodError, BundleError, NotFoundError, UsageError
 from budwood.core.snapshots import load_splits, save_splits
@@ -195,10 +193,7 @@ class Store:
                     where=str(folder),
                     fix=f"budwood models promote {name} OTHER --alias {held[0]}",
                 )
-            # The rename makes it vanish at once; readers that opened it before keep what they have.
-            gone = folder.with_name(f"{STAGING}{os.getpid()}-{uuid.uuid4().hex[:8]}")
-            folder.rename(gone)
-            shutil.rmtree(gone)
+            remove(folder)
 
     # Data and work
     def save_splits(self, splits: Splits) -> None:

@@ -1,0 +1,88 @@
+"""`budwood adapt`: learn the labels of a table, and say whether that beat the baseline."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from budwood.cli.options import Data, Input, Json, MaxMinutes, Seed, Store, Target, choices
+from budwood.cli.progress import duration
+from budwood.cli.screen import Screen, percent, span
+
+if TYPE_CHECKING:
+    from budwood.stages.results import Adapted
+
+METHODS = choices("steps.adapt")
+
+
+def adapt(
+    data: Data,
+    task: Annotated[str, typer.Option(metavar=choices("tasks"), help="What is learnt.")] = "auto",
+    base: Annotated[
+        str, typer.Option(metavar="BASE", help="The pretrained model: a folder or a name; auto is all-MiniLM-L6-v2.")
+    ] = "auto",
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the model.  [default: from DATA]")] = None,
+    target: Target = None,
+    input: Input = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COL", help="Rows with equal values here are never split up.")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Test rows.  [default: set aside from DATA]")
+    ] = None,
+    method: Annotated[str, typer.Option(metavar=METHODS, help="How to learn; auto decides by the rows.")] = "auto",
+    shots: Annotated[int | None, typer.Option(metavar="K", help="Learn from K rows of each label only.")] = None,
+    seed: Seed = 0,
+    max_minutes: MaxMinutes = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, where an interrupted run would go on.")] = False,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Adapt a pretrained model to a table of labelled rows, and keep the baseline unless that beats it.
+
+    The same command goes on after an interruption. The result is a new version of the model NAME.
+    """
+    with Screen(json, f"adapt: reading {data}") as screen:
+        from budwood import flow
+
+        result = flow.adapt(
+            data,
+            task=task,
+            base=base,
+            name=name,
+            target=target,
+            input=input,
+            group=group,
+            test=test,
+            method=method,
+            shots=shots,
+            seed=seed,
+            max_minutes=max_minutes,
+            fresh=fresh,
+            store=store,
+            progress=screen.progress,
+        )
+        if json:
+            screen.data(result.to_json())
+        else:
+            show(screen, result)
+
+
+def show(screen: Screen, result: "Adapted") -> None:
+    """The model beside its baseline, why it was kept, and where the time went."""
+    model, base = f"{result.name}:{result.version}", result.baseline
+    screen.table(
+        ("model", "method", f"{result.metric} %", "95 % interval", "rows"),
+        [
+            ("baseline", base.method, percent(base.score), span(base.ci), f"{result.n_test:,}"),
+            (model, result.method, percent(result.score), span(result.ci), f"{result.n_test:,}"),
+        ],
+    )
+    screen.line()
+    screen.line(f"verdict   {result.verdict}")
+    stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in result.stages.items())
+    screen.line(f"time      {duration(result.seconds)}" + (f"  ({stages})" if stages else ""))
+    energy = f", {result.energy_wh:.2f} Wh" if result.energy_wh else ""
+    screen.line(f"used      {result.peak_memory_mb:,.0f} MB of memory at most{energy}; {result.n_train:,} rows learnt")
+    screen.line(f"saved     {result.path}")
+    screen.next(f"budwood shrink {result.name}", f'budwood predict {result.name} "…"')

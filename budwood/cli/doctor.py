@@ -1,0 +1,69 @@
+"""`budwood doctor`: what is wrong with a table, before it costs an afternoon of training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from budwood.cli.options import Data, Input, Json, Target
+from budwood.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from budwood.stages.results import Diagnosed
+
+DATA_INVALID = 3
+SHOWN_ROWS = 8
+STYLES = {"error": "1;31", "warning": "33", "info": "36"}
+
+
+def doctor(
+    data: Data,
+    test: Annotated[Path | None, typer.Option(metavar="DATA", help="Test rows, to look for leaks into them.")] = None,
+    target: Target = None,
+    input: Input = None,
+    fix: Annotated[Path | None, typer.Option(metavar="OUT", help="Write a mended copy of DATA here.")] = None,
+    json: Json = False,
+) -> None:
+    """Look for faults in labelled rows: empty, duplicate, conflicting, leaking, rare, misspelt, too long.
+
+    Exit code 3 when training on the table would mislead and no mended copy was asked for.
+    """
+    with Screen(json, f"doctor: reading {data}") as screen:
+        from budwood import flow
+
+        result = flow.doctor(data, test=test, target=target, input=input, fix=fix)
+        if json:
+            screen.data(result.to_json())
+        else:
+            show(screen, result, data)
+    if fix is None and any(finding.severity == "error" for finding in result.findings):
+        raise typer.Exit(DATA_INVALID)
+
+
+def show(screen: Screen, result: "Diagnosed", data: Path) -> None:
+    """The findings, the gravest first, each with its rows and what mends it."""
+    for note in result.notes:
+        screen.note(note)
+    for finding in result.findings:
+        screen.line()
+        screen.line(f"{finding.severity}: {finding.message}  [{finding.kind}]", STYLES[finding.severity])
+        if finding.rows:
+            more = f" and {len(finding.rows) - SHOWN_ROWS:,} more" if len(finding.rows) > SHOWN_ROWS else ""
+            screen.line(f"  rows: {', '.join(map(str, finding.rows[:SHOWN_ROWS]))}{more}")
+        if finding.fix:
+            screen.line(f"  fix: {finding.fix}" + (" (--fix does it)" if finding.fixable else ""))
+    counts = {kind: sum(finding.severity == kind for finding in result.findings) for kind in STYLES}
+    screen.line()
+    if not result.findings:
+        screen.line("No findings: the data look healthy.", "32")
+    else:
+        screen.line(
+            ", ".join(f"{count} {name}" + "s" * (count != 1 and name != "info") for name, count in counts.items())
+        )
+    if result.fixed is not None:
+        screen.line(f"mended copy: {result.fixed}")
+        screen.next(f"budwood doctor {result.fixed}")
+    elif any(finding.fixable for finding in result.findings):
+        screen.next(f"budwood doctor {data} --fix {data.stem}-mended{data.suffix if data.is_file() else '.csv'}")
+    elif not counts["error"]:
+        screen.next(f"budwood adapt {data}")

@@ -1,0 +1,39 @@
+"""`budwood export`: a model as a folder outside the store, for transformers, ONNX Runtime or a browser."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from budwood.cli.options import Json, Model, Store, choices
+from budwood.cli.screen import Screen
+
+FORMATS = choices("steps.export").removeprefix("auto|")
+
+
+def export(
+    model: Model,
+    out: Annotated[
+        Path | None, typer.Argument(metavar="[OUT]", help="A folder that does not exist yet.  [default: NAME-VERSION]")
+    ] = None,
+    format: Annotated[
+        str, typer.Option(metavar=FORMATS, help="What the folder must hold; made where missing.")
+    ] = "onnx",
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Copy a model to a folder of its own: an ordinary Hugging Face directory with the ONNX graph."""
+    with Screen(json, f"export: opening {model}") as screen:
+        from budwood import flow
+
+        if out is None:
+            entry = flow.entry(model, store)
+            out = Path(f"{entry.name}-{entry.version}" if entry.version else f"{entry.name}-export")
+        path = flow.export(model, out, format=format, store=store, progress=screen.progress)
+        files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+        if json:
+            screen.data({"path": path, "format": format, "files": files})
+            return
+        screen.line(f"exported  {path}")
+        screen.line(f"files     {', '.join(files)}")
+        screen.next(f"python -c \"from transformers import AutoModel; AutoModel.from_pretrained('{path}')\"")

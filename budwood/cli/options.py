@@ -1,0 +1,41 @@
+"""Flags that several verbs share, declared once: what they are called and what `--help` says of them."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["Data", "Input", "Json", "MaxMinutes", "Model", "Seed", "Store", "Target", "choices"]
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="name, name:version, name@alias or a folder.")]
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", help="A table with labels (csv, tsv, jsonl, parquet), or a folder of tables.")
+]
+Target = Annotated[
+    str | None, typer.Option("--target", metavar="COL", help="The column with the label.  [default: found]")
+]
+Input = Annotated[
+    str | None,
+    typer.Option("--input", metavar="COL", help="The column with the text; several with commas.  [default: found]"),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of every random choice.")]
+MaxMinutes = Annotated[
+    float | None, typer.Option("--max-minutes", metavar="M", help="How long it may take, as a wish.")
+]
+Store = Annotated[
+    str | None,
+    typer.Option("--store", metavar="DIR", help="Where models are kept.  [default: BUDWOOD_STORE, else models/]"),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+
+
+def choices(folder: str) -> str:
+    """`auto` and the plug-ins of a folder, for a help text. Only names of files are read, nothing is imported."""
+    spec = find_spec(f"budwood.{folder}")
+    found = {
+        file.stem
+        for place in (spec.submodule_search_locations or () if spec else ())
+        for file in Path(place).glob("[!_]*.py")
+    }
+    return "|".join(["auto", *sorted(found)])

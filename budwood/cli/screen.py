@@ -1,0 +1,162 @@
+"""Where a verb writes: its result to standard output, everything else to standard error.
+
+While a verb works, standard output is closed to libraries, so that with `--json` it holds nothing but JSON.
+"""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from budwood.cli.progress import Bars, Lines
+from budwood.cli.text import coloured, paint, printable
+
+__all__ = ["Screen", "percent", "points", "span"]
+
+NUMBER = re.compile(r"[-+]?[\d,.]+x?|")
+WIDE = 400
+"""Columns where nobody sees the lines break."""
+
+
+class Screen:
+    """Use it as a context manager around the work of a verb.
+
+    Args:
+        as_json: one JSON value to standard output, and no messages but errors.
+        waiting: what a terminal shows until there is something better to show.
+    """
+
+    def __init__(self, as_json: bool, waiting: str = "") -> None:
+        self.as_json = as_json
+        self._waiting = waiting
+        self._listener: Bars | Lines | None = None
+
+    def __enter__(self) -> Self:
+        self.out, self.err = sys.stdout, sys.stderr
+        sys.stdout = sys.stderr
+        if self._waiting and not self.as_json and self.err.isatty():
+            self.err.write(paint(f"{printable(self._waiting)} …", "2", self.err))
+            self.err.flush()
+        else:
+            self._waiting = ""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.settle()
+        sys.stdout = self.out
+
+    def settle(self) -> None:
+        """Take away what only a waiting terminal shows."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        if self._waiting:
+            self.err.write("\r\x1b[2K")
+            self.err.flush()
+            self._waiting = ""
+
+    def progress(self, what: str, done: int, total: int, note: str) -> None:
+        """A `budwood.core.step.Progress`: a bar on a terminal, now and then a line elsewhere. Total 0 is a remark."""
+        if self.as_json:
+            return
+        if total <= 0:
+            self.note(note)
+            return
+        if self._listener is None:
+            self.settle()
+            self._listener = Bars() if self.err.isatty() else Lines(self.write_note)
+        self._listener(what, done, total, note)
+
+    def note(self, text: str) -> None:
+        """A message for people; a comment after two spaces and `#` is dimmed."""
+        if self.as_json:
+            return
+        if isinstance(self._listener, Bars):
+            self._listener.note(self.dimmed(text))
+            return
+        self.settle()
+        self.write_note(text)
+
+    def write_note(self, text: str) -> None:
+        self.err.write(self.dimmed(text) + "\n")
+        self.err.flush()
+
+    def dimmed(self, text: str) -> str:
+        fact, mark, reason = printable(text).partition("  # ")
+        return fact + (paint(f"  # {reason}", "2", self.err) if mark else "")
+
+    def data(self, value: Mapping[str, Any]) -> None:
+        """One JSON object: on one line, or indented where a person reads it."""
+        self.row(value, indent=2 if self.out.isatty() else None)
+
+    def row(self, value: Mapping[str, Any], indent: int | None = None) -> None:
+        """One JSON object of several."""
+        self.settle()
+        unicode = (self.out.encoding or "").lower().replace("-", "") == "utf8"
+        text = json.dumps(finite(value), ensure_ascii=not unicode, allow_nan=False, indent=indent, default=plain)
+        self.out.write(text + "\n")
+
+    def line(self, text: str = "", style: str = "") -> None:
+        """A line of the result."""
+        self.settle()
+        self.out.write((paint(printable(text), style, self.out) if style else printable(text)) + "\n")
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table of text; columns of numbers are flush right. It is as wide as it must be, or as the terminal is."""
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        self.settle()
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+        for number, header in enumerate(headers):
+            right = all(NUMBER.fullmatch(row[number]) for row in rows)
+            table.add_column(header, justify="right" if right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(printable(cell)) for cell in row))
+        console = Console(file=self.out, width=None if self.out.isatty() else WIDE, no_color=not coloured(self.out))
+        with console.capture() as capture:
+            console.print(table)
+        self.out.write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
+
+    def next(self, *commands: str) -> None:
+        """What to type next."""
+        for number, command in enumerate(commands):
+            self.note(("next: " if number == 0 else "      ") + command)
+
+
+def finite(value: Any) -> Any:
+    """The value with None for numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Paths as text, and numpy's numbers as Python's."""
+    return str(value) if isinstance(value, Path) else finite(value.item())
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A share as a percentage."""
+    return "" if value is None else f"{100 * value:.{digits}f}"
+
+
+def span(ci: Sequence[float] | None, digits: int = 2) -> str:
+    """An interval of shares in percent."""
+    return "" if ci is None else f"[{100 * ci[0]:.{digits}f}, {100 * ci[1]:.{digits}f}]"
+
+
+def points(value: float | None, ci: Sequence[float] | None) -> str:
+    """A difference in percentage points with its interval."""
+    return "" if value is None else f"{100 * value:+.2f} {span(ci)}".rstrip()

@@ -1,0 +1,88 @@
+"""`budwood serve`: models behind an HTTP API on this machine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from budwood.cli.options import Store, choices
+from budwood.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from budwood.core.store import Entry
+
+
+def serve(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models; the first one answers /predict.")],
+    host: Annotated[str, typer.Option(help="Off loopback, keys are needed.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="PORT", help="0 takes a free one.")] = 8000,
+    workers: Annotated[str, typer.Option(metavar="auto|N", help="Processes; auto is one for two cores.")] = "auto",
+    runtime: Annotated[str, typer.Option(metavar=choices("runtimes"), help="What computes.")] = "auto",
+    keys: Annotated[Path | None, typer.Option(metavar="FILE", help="API keys, one a line.")] = None,
+    max_queue: Annotated[int, typer.Option(metavar="N", help="Inputs that may wait; more get 503 at once.")] = 100,
+    store: Store = None,
+    json: Annotated[
+        bool, typer.Option("--json", help='{"url", "models"} on standard output when the server is ready.')
+    ] = False,
+) -> None:
+    """Serve models over HTTP until Ctrl-C or SIGTERM; requests that were accepted are answered first."""
+    with Screen(json, f"serve: starting {', '.join(models)}") as screen:
+        from budwood import flow
+
+        first = flow.entry(models[0], store)
+
+        def ready(url: str) -> None:
+            if json:
+                screen.data({"url": url, "models": models})
+                screen.out.flush()
+            else:
+                announce(screen, url, first, needs_key=keys is not None)
+
+        flow.serve(
+            *models,
+            host=host,
+            port=port,
+            workers=number_of(workers),
+            runtime=runtime,
+            keys=keys,
+            max_queue=max_queue,
+            store=store,
+            on_ready=ready,
+        )
+
+
+def number_of(workers: str) -> "int | str":
+    """`auto`, or a number. Raises UsageError."""
+    from budwood.core.errors import UsageError
+
+    if workers == "auto":
+        return workers
+    if not (workers.isascii() and workers.isdigit()):
+        raise UsageError(f"{workers!a} is no number of workers", where="--workers", fix="--workers auto, or a number")
+    return int(workers)
+
+
+def announce(screen: Screen, url: str, entry: "Entry", needs_key: bool) -> None:
+    """The address, and a line to paste that asks the model something."""
+    screen.note(f"{entry.name}:{entry.version} answers at {url}  # a page to try it; {url}/docs has all routes")
+    screen.note(curl(url, entry, needs_key))
+    screen.note("Ctrl-C ends it")
+
+
+def curl(url: str, entry: "Entry", needs_key: bool) -> str:
+    """A command that asks for one answer."""
+    import json
+    import shlex
+
+    body = json.dumps(sample(entry), ensure_ascii=False)
+    key = "-H 'authorization: Bearer KEY' " if needs_key else ""
+    return f"curl -s {url}/predict -H 'content-type: application/json' {key}-d {shlex.quote(body)}"
+
+
+def sample(entry: "Entry") -> dict[str, object]:
+    """One request that suits the model's task."""
+    from budwood.engine.predictor import task_of
+
+    task = task_of(entry.bundle)
+    _, rows = type(task).example()
+    return {name: rows[0][name] for name in task.inputs}

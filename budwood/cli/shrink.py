@@ -1,0 +1,155 @@
+"""`budwood shrink`: the smallest model within a budget, measured here and accepted only by a test."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from budwood.cli.options import Json, MaxMinutes, Model, Seed, Store
+from budwood.cli.progress import duration
+from budwood.cli.screen import Screen, percent, points
+
+if TYPE_CHECKING:
+    from budwood.core.report import Candidate, ShrinkReport
+    from budwood.stages.results import Shrunk
+
+NOT_WITHIN_BUDGET = 5
+
+
+def shrink(
+    model: Model,
+    max_drop: Annotated[
+        float, typer.Option(metavar="SHARE", help="The largest drop of the score; 0.01 is one point.")
+    ] = 0.01,
+    max_p95_ms: Annotated[
+        float | None, typer.Option(metavar="MS", help="The largest p95 time of one row, on this machine.")
+    ] = None,
+    max_mb: Annotated[float | None, typer.Option(metavar="MB", help="The largest size of what a server loads.")] = None,
+    max_minutes: MaxMinutes = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="The rows of the training, where the store has them no more.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the result.  [default: MODEL's]")] = None,
+    seed: Seed = 0,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Make a model smaller and faster within a budget, and prove it on rows that neither training nor choosing saw.
+
+    Exit code 5, and no new version, when no candidate is shown to be within the budget.
+    """
+    with Screen(json, f"shrink: opening {model}") as screen:
+        from budwood import flow
+
+        result = flow.shrink(
+            model,
+            max_drop=max_drop,
+            max_p95_ms=max_p95_ms,
+            max_mb=max_mb,
+            max_minutes=max_minutes,
+            data=data,
+            name=name,
+            seed=seed,
+            store=store,
+            progress=screen.progress,
+        )
+        if json:
+            screen.data(result.to_json())
+        else:
+            show(screen, result, model)
+    if not result.within_budget:
+        raise typer.Exit(NOT_WITHIN_BUDGET)
+
+
+def show(screen: Screen, result: "Shrunk", model: str) -> None:
+    """Every candidate beside its parent, why each was taken or not, and what to do next."""
+    report = result.report
+    candidates(screen, report, model)
+    screen.line()
+    for item in report.candidates:
+        screen.line(f"{item.recipe}: {in_words(item, item.recipe == report.chosen)}")
+    screen.line()
+    if result.plot is not None:
+        screen.line(f"plot      {result.plot}")
+    stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in result.stages.items())
+    screen.line(f"time      {duration(result.seconds)}" + (f"  ({stages})" if stages else ""))
+    if result.within_budget:
+        screen.line(f"chosen    {report.chosen}, saved as {result.name}:{result.version} in {result.path}")
+        screen.next(f"budwood serve {result.name}", f"budwood models lineage {result.name}")
+        return
+    screen.line(f"chosen    none: {shortfall(report)}", "1;33")
+    screen.next(*alternatives(report, model))
+
+
+def candidates(screen: Screen, report: "ShrinkReport", model: str) -> None:
+    """One line a model; the chosen one is marked."""
+    headers = (
+        "",
+        "model",
+        f"{report.metric} %",
+        "drop, points",
+        "p50 ms",
+        "p95 ms",
+        "speed",
+        "items/s",
+        "MB",
+        "RAM MB",
+    )
+    rows = [
+        (
+            "*" if item.recipe == report.chosen else "",
+            model if item is report.reference else item.recipe,
+            percent(item.score),
+            points(item.drop, item.drop_ci),
+            number(item.p50_ms, 2),
+            number(item.p95_ms, 2),
+            speed(item),
+            number(item.items_per_s, 0),
+            number(item.size_mb, 1),
+            number(item.memory_mb, 0),
+        )
+        for item in (report.reference, *report.candidates)
+    ]
+    screen.table(headers, rows)
+    screen.line(f"{report.n:,} test rows; intervals are 95 %; speed is against {model}, measured in turns", "2")
+
+
+def speed(item: "Candidate") -> str:
+    if item.ratio is None:
+        return ""
+    return f"{item.ratio:.2f}x" + (" slower" if item.rank == "slower" else "")
+
+
+def number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def in_words(item: "Candidate", chosen: bool) -> str:
+    """What became of a candidate, and why."""
+    if chosen:
+        result = "chosen"
+    elif item.within_budget:
+        result = "within the budget, not chosen"
+    else:
+        result = {"FAIL": "refused", "UNDECIDED": "undecided"}.get(item.verdict or "", "over the budget")
+    return f"{result}: {item.why}" if item.why else result
+
+
+def shortfall(report: "ShrinkReport") -> str:
+    """Why nothing was chosen, in one sentence."""
+    undecided = [item.rows_needed for item in report.candidates if item.verdict == "UNDECIDED" and item.rows_needed]
+    if undecided:
+        return (
+            f"{report.n:,} test rows cannot show that the drop is below {100 * report.budget.max_drop:g} points; "
+            f"about {min(undecided):,} would"
+        )
+    return "no candidate is within the budget"
+
+
+def alternatives(report: "ShrinkReport", model: str) -> list[str]:
+    """Commands that have a chance: a wider limit that the measured intervals would pass, or more rows."""
+    bounds = [item.drop_ci[1] for item in report.candidates if item.drop_ci is not None]
+    commands = []
+    if bounds and min(bounds) > report.budget.max_drop and min(bounds) < 0.5:
+        commands.append(f"budwood shrink {model} --max-drop {min(bounds) + 0.0005:.3f}  # what these rows can show")
+    return [*commands, "budwood adapt DATA --test MORE_TEST_ROWS  # more test rows prove a smaller drop"]

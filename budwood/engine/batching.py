@@ -1,0 +1,76 @@
+"""Batches and outputs of rows for training: encoded by the very encoder that serves. Import only inside functions."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from budwood.core.task import Encoder, Row, Task
+from budwood.engine.predictor import batches as by_length
+
+__all__ = ["Rows", "forward_by_length", "run"]
+
+
+class Rows:
+    """Training rows. A batch is encoded when it is asked for, padded only to its own longest row."""
+
+    def __init__(self, task: Task, encoder: Encoder, rows: Sequence[Row]) -> None:
+        self.encoder = encoder
+        self.rows = rows
+        self.lengths = task.lengths(rows)
+        self.targets = task.targets(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+        inputs = self.encoder([self.rows[i] for i in numbers]).inputs
+        return {name: torch.from_numpy(value) for name, value in inputs.items()}
+
+    def epoch(self, size: int, seed: int, number: int) -> Iterator[list[int]]:
+        """Row numbers in shuffled batches of like length: shuffled in windows, sorted inside them, batches shuffled.
+
+        Padding costs as much as text; windows of 32 batches keep the order random enough.
+        """
+        random = np.random.default_rng([seed, number])
+        order = random.permutation(len(self))
+        groups = []
+        for start in range(0, len(order), size * 32):
+            window = order[start : start + size * 32]
+            window = window[np.argsort([self.lengths[i] for i in window], kind="stable")]
+            groups.extend(window[first : first + size].tolist() for first in range(0, len(window), size))
+        return (groups[i] for i in random.permutation(len(groups)))
+
+    def steps(self, size: int) -> int:
+        """Batches in an epoch."""
+        window = size * 32
+        full, rest = divmod(len(self), window)
+        return full * 32 + -(-rest // size)
+
+
+def forward_by_length(model: nn.Module, rows: Rows, numbers: Sequence[int], output: str, parts: int = 4) -> Tensor:
+    """One output for a batch that could not be chosen by length, computed in `parts` groups of like length.
+
+    Padding 32 mixed texts to the longest doubles the work.
+    """
+    order = np.argsort([rows.lengths[i] for i in numbers], kind="stable")
+    groups = [group for group in np.array_split(order, parts) if len(group)]
+    values = [model(**rows.batch([numbers[i] for i in group]))[output] for group in groups]
+    return torch.cat(values)[torch.from_numpy(np.argsort(np.concatenate(groups)))]
+
+
+def run(model: nn.Module, rows: Rows, output: str, batch_size: int = 64) -> NDArray[Any]:
+    """One output of the model for all rows, in their order: `logits` (rows, labels) or `embedding` (rows, width)."""
+    was_training = model.training
+    model.eval()
+    parts: list[NDArray[Any]] = []
+    order: list[int] = []
+    with torch.inference_mode():
+        for numbers in by_length(rows.lengths, batch_size):
+            order.extend(numbers)
+            parts.append(model(**rows.batch(numbers))[output].numpy())
+    model.train(was_training)
+    return np.concatenate(parts)[np.argsort(np.asarray(order))]

@@ -1,0 +1,64 @@
+"""Supervised fine-tuning of a grafted model: what `full` and `lora` share. Import only inside functions."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from budwood.core.step import Context
+from budwood.engine.batching import Rows, run
+from budwood.engine.graft import Lesson
+from budwood.engine.planning import epochs_for, within
+from budwood.engine.train import Plan, Trained, train
+
+__all__ = ["fine_tune", "trained_report", "validation_score"]
+
+Batch = tuple[dict[str, Tensor], Tensor]
+
+
+def fine_tune(
+    studied: Lesson, context: Context, what: str, *, rate: float, head_rate: float, batch_size: int, epochs: int | None
+) -> Trained:
+    """Train on the train rows, stop by the validation rows, keep the best epoch."""
+    rows = Rows(studied.task, studied.encoder, studied.splits.train.rows)
+    held = Rows(studied.task, studied.encoder, studied.splits.validation.rows)
+    per_epoch = rows.steps(batch_size)
+    plan = Plan(epochs or epochs_for(per_epoch), per_epoch, rate, head_rate, seed=context.seed)
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        for numbers in rows.epoch(batch_size, context.seed, epoch):
+            yield rows.batch(numbers), torch.from_numpy(rows.targets[numbers])
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        value: Tensor = studied.task.loss(model(**batch[0]), batch[1])
+        return value
+
+    def probe() -> None:
+        studied.model.train()
+        loss(studied.model, next(batches(0))).backward()  # type: ignore[no-untyped-call]
+        studied.model.zero_grad(set_to_none=True)
+
+    return train(
+        studied.model,
+        within(plan, context.seconds, probe, context.work),
+        batches,
+        loss,
+        evaluate=(lambda model: validation_score(studied, model, held)) if len(held) else None,
+        checkpoints=context.work / "checkpoints",
+        progress=context.progress,
+        what=what,
+    )
+
+
+def validation_score(studied: Lesson, model: nn.Module, held: Rows) -> float:
+    """The headline metric on held-out rows; the loss breaks ties between epochs that few rows cannot tell apart."""
+    outputs = run(model, held, "logits")
+    answers = studied.task.decode({"logits": outputs}, {}, 1)
+    nll = float(studied.task.loss({"logits": torch.from_numpy(outputs)}, torch.from_numpy(held.targets)))
+    return float(studied.task.row_scores(answers, held.rows).mean()) - 1e-4 * min(nll, 10.0)
+
+
+def trained_report(trained: Trained) -> dict[str, Any]:
+    """The facts of a run for the bundle."""
+    return {"steps": trained.steps, "stopped": trained.stopped, "history": [list(item) for item in trained.history]}

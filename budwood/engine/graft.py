@@ -1,0 +1,84 @@
+"""What the ways to learn share: the parent's model with the task's head, validation, and the child bundle."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from budwood.core.bundle import Bundle, DataRecord
+from budwood.core.dataset import Splits
+from budwood.core.errors import StepError
+from budwood.core.step import Context, Step
+from budwood.core.task import Encoder, Row, Task
+from budwood.engine.calibrate import fit_temperature
+from budwood.engine.predictor import task_of
+
+__all__ = ["Lesson", "data_record", "lesson", "save_child"]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A task, the rows to learn it from, and the model that will."""
+
+    task: Task
+    encoder: Encoder
+    model: Any
+    splits: Splits
+
+
+def lesson(parent: Bundle, context: Context) -> Lesson:
+    """Build the parent's model for the context's task, or else the parent's own.
+
+    Raises:
+        StepError: the context has no data.
+        DataError: the data has labels that the task does not know.
+    """
+    if context.splits is None:
+        raise StepError("this step needs data", fix="pass --data")
+    task = context.task or task_of(parent)
+    return Lesson(task, task.encoder(parent.path), task.build(parent.path), context.splits)
+
+
+def data_record(splits: Splits) -> DataRecord:
+    return DataRecord(
+        fingerprint=splits.fingerprint, sources=splits.train.sources, seed=splits.seed, rows=splits.sizes()
+    )
+
+
+def calibration(studied: Lesson, rows: Sequence[Row]) -> dict[str, float]:
+    """The temperature that makes the probabilities of held-out rows honest (Guo et al. 2017)."""
+    from budwood.engine.batching import Rows, run
+
+    if not rows:
+        return {}
+    logits = run(studied.model, Rows(studied.task, studied.encoder, rows), "logits")
+    return {"temperature": fit_temperature(np.asarray(logits), studied.task.targets(rows))}
+
+
+def save_child(
+    parent: Bundle, context: Context, step: Step, studied: Lesson, calibrated: dict[str, float], report: dict[str, Any]
+) -> Bundle:
+    """Commit the trained model as the child of `parent`."""
+    draft = parent.draft(
+        step.name,
+        step.parameters(),
+        task={"name": studied.task.name, **studied.task.to_json()},
+        data=data_record(studied.splits),
+        calibration=calibrated,
+        report=report,
+    )
+
+    def write(stage: Path) -> None:
+        copy_files(parent, studied.task.preprocessing, stage)
+        studied.task.save(studied.model, stage)
+
+    return Bundle.create(context.out, draft, write)
+
+
+def copy_files(parent: Bundle, names: Sequence[str], stage: Path) -> None:
+    for name in names:
+        if name in parent.manifest.files:
+            shutil.copyfile(parent.file(name), stage / name)

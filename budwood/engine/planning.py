@@ -1,0 +1,60 @@
+"""How many steps a training run gets: by the rows, and by the minutes that the user grants."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from budwood.core.commit import write_atomic
+from budwood.core.errors import UsageError
+from budwood.engine.train import Plan
+
+__all__ = ["epochs_for", "within"]
+
+UPDATES = 600
+"""Few-sample fine-tuning is stable from hundreds of updates on (Zhang et al. 2021, arXiv:2006.05987)."""
+
+
+def epochs_for(steps_per_epoch: int, least: int = 3, most: int = 20) -> int:
+    """At least `UPDATES` updates, between `least` and `most` epochs."""
+    return min(most, max(least, -(-UPDATES // steps_per_epoch)))
+
+
+def within(plan: Plan, seconds: float | None, one_step: Callable[[], None], work: Path) -> Plan:
+    """The plan, cut to the steps that `seconds` allow by a timed probe; written to `work` so that a resumed run keeps it.
+
+    Raises:
+        UsageError: not even ten steps fit.
+    """
+    path = work / "plan.json"
+    if path.exists():
+        return Plan(**json.loads(path.read_text(encoding="utf-8")))
+    if seconds is not None:
+        plan = cut(plan, seconds, step_seconds(one_step))
+    write_atomic(path, json.dumps(asdict(plan)).encode())
+    return plan
+
+
+def step_seconds(one_step: Callable[[], None]) -> float:
+    """Median time of a step, after one that warms up."""
+    times = []
+    for _ in range(4):
+        began = time.monotonic()
+        one_step()
+        times.append(time.monotonic() - began)
+    return sorted(times[1:])[1]
+
+
+def cut(plan: Plan, seconds: float, each: float) -> Plan:
+    steps = int(0.9 * seconds / each)
+    if steps >= plan.steps:
+        return plan
+    if steps < 10:
+        raise UsageError(
+            f"{seconds / 60:.1f} minutes allow {max(steps, 0)} training steps of {each:.1f} s",
+            where="--max-minutes",
+            fix="grant more minutes, or use --method head",
+        )
+    epochs = max(1, steps // plan.steps_per_epoch)
+    return replace(plan, epochs=epochs, steps_per_epoch=min(plan.steps_per_epoch, steps))

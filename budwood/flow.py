@@ -1,0 +1,170 @@
+"""The product on one page: read a table, adapt a pretrained model to it, shrink it to a budget, serve it.
+
+Every function here is a verb of the command line, with the same parameters and defaults.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from budwood.core.budget import Budget
+from budwood.core.step import Progress, silent
+from budwood.core.store import Entry, Store
+from budwood.stages.results import Adapted, Compared, Diagnosed, Evaluated, Shrunk
+
+__all__ = ["adapt", "compare", "doctor", "evaluate", "export", "models", "predict", "serve", "shrink"]
+
+
+def adapt(
+    data: Path | str,
+    *,
+    task: str = "auto",
+    base: str = "auto",
+    name: str | None = None,
+    target: str | None = None,
+    input: str | None = None,
+    group: str | None = None,
+    test: Path | str | None = None,
+    method: str = "auto",
+    shots: int | None = None,
+    seed: int = 0,
+    max_minutes: float | None = None,
+    fresh: bool = False,
+    store: Path | str | None = None,
+    progress: Progress = silent,
+) -> Adapted:
+    """Adapt a pretrained model to a table, and publish the better of baseline and adapted model.
+
+    Running the same call again resumes what was interrupted; `fresh` starts over.
+
+    Raises:
+        DataError: the data cannot be used. UsageError: a parameter is off. NotFoundError: data or base is not there.
+    """
+    from budwood.stages.adapting import Job, run
+
+    job = Job(data, task, base, name, target, input, group, test, method, shots, seed, max_minutes, fresh)
+    return run(job, Store.default(store), progress)
+
+
+def evaluate(
+    model: str,
+    data: Path | str,
+    *,
+    target: str | None = None,
+    input: str | None = None,
+    store: Path | str | None = None,
+) -> Evaluated:
+    """Score a model on labelled rows, with a 95 % confidence interval."""
+    from budwood.stages.asking import evaluate_model
+
+    return evaluate_model(Store.default(store).resolve(model), data, target, input)
+
+
+def predict(
+    model: str,
+    inputs: Sequence[Any] = (),
+    *,
+    file: Path | str | None = None,
+    input: str | None = None,
+    top: int = 3,
+    store: Path | str | None = None,
+) -> Iterator[Mapping[str, Any]]:
+    """Answer inputs (texts, or request objects) and the rows of a table, one answer each, in their order."""
+    from budwood.stages.asking import answers
+
+    return answers(Store.default(store).resolve(model), inputs, file, input, top)
+
+
+def compare(
+    a: str,
+    b: str,
+    data: Path | str,
+    *,
+    target: str | None = None,
+    input: str | None = None,
+    store: Path | str | None = None,
+) -> Compared:
+    """Compare two models on the same rows: the difference B - A, its interval, p, and the rows on which they differ."""
+    from budwood.stages.asking import compare_models
+
+    home = Store.default(store)
+    return compare_models(home.resolve(a), home.resolve(b), data, target, input)
+
+
+def shrink(
+    model: str,
+    *,
+    max_drop: float = 0.01,
+    max_p95_ms: float | None = None,
+    max_mb: float | None = None,
+    max_minutes: float | None = None,
+    data: Path | str | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    store: Path | str | None = None,
+    progress: Progress = silent,
+) -> Shrunk:
+    """Search for the smallest model within a budget, measured here, and publish it when a paired test accepts it."""
+    from budwood.stages.shrinking import Job, run
+
+    home = Store.default(store)
+    job = Job(home.resolve(model), Budget(max_drop, max_p95_ms, max_mb), max_minutes, data, name, seed)
+    return run(job, home, progress)
+
+
+def serve(
+    *references: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int | str = "auto",
+    runtime: str = "auto",
+    keys: Path | str | None = None,
+    max_queue: int = 100,
+    store: Path | str | None = None,
+    on_ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve models over HTTP until a signal ends it: `/predict`, `/v1`, `/v2`, `/metrics`, and a page at `/`.
+
+    `on_ready` is told the address as soon as every worker answers.
+    """
+    from budwood.serving.server import Served
+    from budwood.serving.server import serve as serve_entries
+
+    home = Store.default(store)
+    entries = [home.resolve(reference) for reference in references]
+    served = [Served(entry.name, entry.version, entry.bundle) for entry in entries]
+    serve_entries(served, host=host, port=port, workers=workers, runtime=runtime, keys=keys, max_queue=max_queue)
+
+
+def models(store: Path | str | None = None) -> Store:
+    """The store: `list`, `lineage`, `promote`, `rollback`, `verify` and `remove` are its methods."""
+    return Store.default(store)
+
+
+def export(
+    model: str, out: Path | str, *, format: str = "onnx", store: Path | str | None = None, progress: Progress = silent
+) -> Path:
+    """Copy a model to a folder outside the store, in a format (`onnx` makes the graph when there is none)."""
+    from budwood.stages.asking import export_model
+
+    home = Store.default(store)
+    return export_model(home.resolve(model), Path(out), format, home, progress)
+
+
+def doctor(
+    data: Path | str,
+    *,
+    test: Path | str | None = None,
+    target: str | None = None,
+    input: str | None = None,
+    fix: Path | str | None = None,
+) -> Diagnosed:
+    """Look for faults in a table: empty, duplicate, conflicting, leaking, rare, misspelt, too long. `fix` mends a copy."""
+    from budwood.stages.diagnosing import diagnose_data
+
+    return diagnose_data(data, test, target, input, fix)
+
+
+def entry(reference: str, store: Path | str | None = None) -> Entry:
+    """Find a model: `name`, `name:version`, `name@alias` or a folder."""
+    return Store.default(store).resolve(reference)

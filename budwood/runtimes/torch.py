@@ -1,0 +1,41 @@
+"""torch: runs the float weights as they were trained. The reference that exported graphs are compared with."""
+
+from typing import Any, ClassVar, Self, final
+
+from budwood.core.bundle import Bundle
+from budwood.core.errors import require
+from budwood.core.runtime import Runtime
+from budwood.core.task import Arrays
+from budwood.engine.predictor import task_of
+
+__all__ = ["TorchRuntime"]
+
+
+@final
+class TorchRuntime(Runtime):
+    reads: ClassVar[tuple[str, ...]] = ("torch",)
+
+    def __init__(self, model: Any) -> None:
+        self._torch = require("torch", extra="train")
+        self._model = model.eval()
+
+    @classmethod
+    def open(cls, bundle: Bundle, threads: int) -> Self:
+        """Load the safetensors. `threads` sets torch's process-wide thread count; 0 leaves it as it is.
+
+        Raises:
+            BundleError: the bundle has no safetensors.
+        """
+        torch = require("torch", extra="train")
+        bundle.model_file("torch")
+        if threads:
+            torch.set_num_threads(threads)
+        return cls(task_of(bundle).build(bundle.path))
+
+    def run(self, inputs: Arrays) -> Arrays:
+        with self._torch.inference_mode():
+            tensors = {name: self._torch.from_numpy(value) for name, value in inputs.items()}
+            return {name: value.numpy() for name, value in self._model(**tensors).items()}
+
+    def close(self) -> None:
+        self._model = None

@@ -1,0 +1,283 @@
+"""`adapt`: read, split, fit the baseline, try the better method, compare the two, and publish the one that won."""
+
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from budwood.core import registry
+from budwood.core.bundle import Bundle, digest
+from budwood.core.dataset import Splits
+from budwood.core.errors import UsageError
+from budwood.core.recipe import Recipe
+from budwood.core.step import Context, Progress, Step
+from budwood.core.store import Entry, Store
+from budwood.core.task import Task
+from budwood.engine.base_model import find_base, import_base
+from budwood.engine.machine import EnergyMeter, peak_memory_mb
+from budwood.engine.measure import Scores, score
+from budwood.engine.predictor import Predictor
+from budwood.engine.reading import read_dataset
+from budwood.engine.release import release
+from budwood.engine.splits import make_splits
+from budwood.engine.statistics import better
+from budwood.stages import choosing
+from budwood.stages.results import Adapted, Baseline
+
+__all__ = ["Job", "run"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `adapt` was asked for; the fields are those of `budwood.adapt`."""
+
+    data: Path | str
+    task: str
+    base: str
+    name: str | None
+    target: str | None
+    input: str | None
+    group: str | None
+    test: Path | str | None
+    method: str
+    shots: int | None
+    seed: int
+    max_minutes: float | None
+    fresh: bool
+
+
+@dataclass
+class Bench:
+    """The run's surroundings: where results are kept, whom to tell, and how long each stage took."""
+
+    base: Bundle
+    task: Task
+    folder: Path
+    job: Job
+    progress: Progress
+    meter: EnergyMeter
+    began: float
+    stages: dict[str, float] = field(default_factory=dict)
+
+    def say(self, what: str, note: str) -> None:
+        self.progress(what, 0, 0, note)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.stages[name] = round(self.stages.get(name, 0.0) + time.monotonic() - began, 2)
+
+    def make(self, splits: Splits, steps: tuple[Step, ...], share: float) -> Bundle:
+        """The bundle of a recipe on these rows; `share` is the part of the granted time that each step may take."""
+        minutes = self.job.max_minutes
+        context = Context(
+            out=self.folder / "unused",
+            work=self.folder / "run",
+            splits=splits,
+            task=self.task,
+            seed=self.job.seed,
+            seconds=None if minutes is None else 60 * minutes * share,
+            progress=self.progress,
+        )
+        return Recipe(steps).run(self.base, context, self.folder / "steps")
+
+
+def run(job: Job, store: Store, progress: Progress) -> Adapted:
+    """Do the job. Its work folder outlives a kill; the same job finds it and goes on from there."""
+    began = time.monotonic()
+    check(job)
+    with EnergyMeter() as meter:
+        splits = read(job, progress)
+        task, base_folder = plan_task(job, splits)
+        name = job.name or name_of(Path(job.data))
+        key = digest({"job": [str(splits.fingerprint), task.to_json(), job.base, job.method, job.seed, job.max_minutes]})
+        with store.lock(f"adapt-{key[:24]}") as folder:
+            if job.fresh:
+                shutil.rmtree(folder)
+                folder.mkdir()
+            label = "sentence-transformers/all-MiniLM-L6-v2" if job.base == "auto" else job.base
+            base = import_base(base_folder, label, store.work("bases"))
+            bench = Bench(base, task.fit_to(base.path), folder, job, progress, meter, began)
+            bench.say("base", f"base={label}  # {'the default text encoder' if job.base == 'auto' else 'asked for'}")
+            method, final, baseline, why, calibration = learn(bench, splits)
+            store.save_splits(splits)
+            with bench.stage("publish"):
+                entry, scores = publish(bench, store, name, final, splits, (method, why, baseline, calibration))
+            shutil.rmtree(folder)
+    return Adapted(
+        name=entry.name,
+        version=entry.version,
+        id=entry.bundle.id,
+        path=entry.bundle.path,
+        task=task.name,
+        base=label,
+        method=method,
+        metric=scores.metric,
+        score=scores.value,
+        ci=scores.ci,
+        n_train=len(splits.train) + (len(splits.validation) if choosing.small(splits) else 0),
+        n_test=len(splits.test),
+        baseline=Baseline("head", baseline.value, baseline.ci),
+        verdict=why,
+        seconds=round(time.monotonic() - began, 2),
+        peak_memory_mb=round(peak_memory_mb(), 1),
+        energy_wh=round(meter.energy.wh, 4),
+        stages=bench.stages,
+    )
+
+
+def check(job: Job) -> None:
+    if job.method not in choosing.METHODS:
+        choosing.choose(job.method, (), 0)
+    if job.max_minutes is not None and not 0 < job.max_minutes < 1e5:
+        raise UsageError(f"{job.max_minutes} minutes make no sense", where="--max-minutes", fix="give a positive number")
+    if job.task not in ("auto", *registry.names("tasks")):
+        registry.get("tasks", job.task)
+
+
+def read(job: Job, progress: Progress) -> Splits:
+    reading = read_dataset(job.data, job.target, job.input, job.group)
+    test = None if job.test is None else read_dataset(job.test, job.target, job.input, job.group).dataset
+    splits = make_splits(reading.dataset, test=test, seed=job.seed, shots=job.shots)
+    for note in (*reading.notes, *splits.notes):
+        progress("data", 0, 0, note)
+    return splits
+
+
+def plan_task(job: Job, splits: Splits) -> tuple[Task, Path]:
+    """The task that the rows describe, and the folder of the base model."""
+    # Text classification is the only task that reads tables of texts today; `auto` will sniff once there are two.
+    kind: type[Task] = registry.get("tasks", "text_classification" if job.task == "auto" else job.task)
+    return kind.from_rows((*splits.train, *splits.validation)), find_base(job.base)
+
+
+def name_of(path: Path) -> str:
+    """A model's name from the data's: the file's stem, or its folder's where the stem says nothing."""
+    plain = path.stem.lower()
+    if plain in ("train", "training", "data", "dataset", "dev", "all") and path.resolve().parent.name:
+        plain = path.resolve().parent.name.lower()
+    return re.sub(r"[^a-z0-9._-]+", "-", plain).strip("-._")[:64] or "model"
+
+
+Learned = tuple[str, Bundle, Scores, str, dict[str, float]]
+"""Method, model, the baseline's scores on the test rows, the reason, and the calibration."""
+
+
+def learn(bench: Bench, splits: Splits) -> Learned:
+    """Baseline first, then the method that suits the data, compared on held-out rows; the winner with its ONNX graph."""
+    head, onnx = step("adapt", "head")(), step("export", "onnx")()
+    n_parameters = int(bench.base.manifest.files["model.safetensors"].bytes / 4)
+    choice = choosing.choose(bench.job.method, (*splits.train, *splits.validation), n_parameters)
+    bench.say("method", f"method={choice.method}  # {choice.why}")
+    trials = choosing.folds(splits)
+    refits = choosing.small(splits)
+    with bench.stage("head"):
+        heads = [bench.make(trial, (head,), 1.0) for trial in trials]
+    method, why, adapted = "head", choice.why, heads
+    if choice.method != "head":
+        tried = step("adapt", choice.method)()
+        share = (0.4 if refits else 0.75) / len(trials)
+        try:
+            with bench.stage(choice.method):
+                adapted = [bench.make(trial, (head, tried), share) for trial in trials]
+        except UsageError as error:
+            if bench.job.method != "auto":
+                raise
+            adapted, why = heads, f"{choice.method} was not tried: {error.cause}"
+        else:
+            decision = choosing.decide(choice.method, held_out(heads, trials), held_out(adapted, trials))
+            method, why = (decision.method if bench.job.method == "auto" else choice.method), decision.why
+            bench.say("method", f"method={method}  # {why}")
+    calibration = fold_calibration(heads if method == "head" else adapted)
+    rows, steps = splits, () if method == "head" else (step("adapt", method)(),)
+    if refits:
+        rows = choosing.merged(splits)
+        steps = tuple(replace(item, **epochs_of(adapted)) for item in steps)
+    with bench.stage("final fit"):
+        baseline = bench.make(rows, (head,), 1.0)
+        final = bench.make(rows, (head, *steps), 0.4 if refits else 0.75 / len(trials)) if steps else baseline
+    return guard(bench, (method, final, why, calibration), baseline, splits, (head, steps, onnx, rows))
+
+
+def guard(bench: Bench, won: tuple[Any, ...], baseline: Bundle, splits: Splits, parts: tuple[Any, ...]) -> Learned:
+    """A last look at the test rows: an adapted model that is significantly worse there is never shipped by `auto`."""
+    method, final, why, calibration = won
+    head, steps, onnx, rows = parts
+    with bench.stage("test"):
+        baseline_scores = measured(baseline, splits)
+        if steps:
+            found = better(baseline_scores.per_row, measured(final, splits).per_row)
+            why = f"{why}; {choosing.describe(method, found, 'test rows')}"
+            if found.difference < 0 and found.significant and bench.job.method == "auto":
+                method, steps, why = "head", (), f"{why}, so the baseline is shipped"
+    with bench.stage("export"):
+        share = 0.4 if choosing.small(splits) else 0.75 / len(choosing.folds(splits))
+        exported = bench.make(rows, (head, onnx), 1.0) if not steps else bench.make(rows, (head, *steps, onnx), share)
+    return method, exported, baseline_scores, why, calibration
+
+
+def step(folder: str, name: str) -> Any:
+    return registry.get(f"steps/{folder}", name)
+
+
+def measured(bundle: Bundle, splits: Splits) -> Scores:
+    predictor = Predictor.open(bundle, "torch")
+    return score(predictor, splits.test.rows)
+
+
+def held_out(bundles: list[Bundle], trials: list[Splits]) -> Any:
+    """Scores of the held-out rows of all trials, in one vector."""
+    parts = []
+    for bundle, trial in zip(bundles, trials, strict=True):
+        predictor = Predictor.open(bundle, "torch")
+        parts.append(score(predictor, trial.validation.rows).per_row)
+    return np.concatenate(parts)
+
+
+def fold_calibration(bundles: list[Bundle]) -> dict[str, float]:
+    temperatures = [bundle.manifest.calibration["temperature"] for bundle in bundles]
+    return {"temperature": float(median(temperatures))}
+
+
+def epochs_of(bundles: list[Bundle]) -> dict[str, Any]:
+    """How many epochs were best on held-out rows, for the fit on all rows; methods without epochs take none."""
+    histories = [bundle.manifest.report.get("history") for bundle in bundles]
+    best = [max(range(len(items)), key=lambda i: items[i][1]) + 1 for items in histories if items]
+    return {"epochs": int(median(best))} if best else {}
+
+
+def publish(
+    bench: Bench, store: Store, name: str, final: Bundle, splits: Splits, facts: tuple[Any, ...]
+) -> tuple[Entry, Scores]:
+    """Score the ONNX graph on the test rows, write the facts and the card into the bundle, and give it a version."""
+    method, why, baseline, calibration = facts
+    predictor = Predictor.open(final)
+    scores = score(replace(predictor, calibration=calibration), splits.test.rows)
+    report: Mapping[str, Any] = {
+        "method": method,
+        "verdict": why,
+        "baseline": {"method": "head", "score": baseline.value, "ci": list(baseline.ci)},
+        "stages": dict(bench.stages),
+    }
+    out = bench.folder / "release"
+    shutil.rmtree(out, ignore_errors=True)
+    described = release(
+        final,
+        out,
+        name=name,
+        scores=scores,
+        splits=splits,
+        report=report,
+        energy=bench.meter.energy,
+        seconds=time.monotonic() - bench.began,
+        calibration=calibration,
+    )
+    return store.publish(name, described), scores

@@ -1,0 +1,149 @@
+"""`evaluate`, `predict`, `compare` and `export`: what one asks of finished models."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from budwood.core import registry
+from budwood.core.bundle import Bundle, digest
+from budwood.core.commit import staged
+from budwood.core.dataset import Dataset
+from budwood.core.errors import DataError, UsageError
+from budwood.core.recipe import Recipe
+from budwood.core.step import Context, Progress
+from budwood.core.store import Entry, Store
+from budwood.core.task import Row, Task
+from budwood.engine.measure import Scores, score
+from budwood.engine.predictor import Predictor, task_of
+from budwood.engine.reading import read_dataset, read_inputs
+from budwood.engine.statistics import better
+from budwood.stages.results import Compared, Evaluated
+
+__all__ = ["answers", "compare_models", "evaluate_model", "export_model"]
+
+CHUNK = 1024
+"""Rows that are held at a time, so that a table of any length can be answered."""
+
+
+def evaluate_model(entry: Entry, data: Path | str, target: str | None, input: str | None) -> Evaluated:
+    scores = score_on(entry, read_dataset(data, target, input).dataset)
+    return Evaluated(scores.metric, scores.value, scores.ci, len(scores), scores.metrics)
+
+
+def score_on(entry: Entry, dataset: Dataset) -> Scores:
+    known_labels(task_of(entry.bundle), dataset)
+    return score(Predictor.open(entry.bundle), dataset.rows)
+
+
+def known_labels(task: Task, dataset: Dataset) -> None:
+    """Raise DataError when not a single label of the data is one of the model's: the wrong column, or another task."""
+    try:
+        task.targets(dataset.rows)
+    except DataError as error:
+        if not any(fits(task, row) for row in dataset.rows):
+            raise DataError(
+                "none of the labels is known to the model",
+                where=", ".join(dataset.sources),
+                fix=f"name the label column with --target; {error.fix}",
+            ) from error
+
+
+def fits(task: Task, row: Row) -> bool:
+    try:
+        task.targets([row])
+    except DataError:
+        return False
+    return True
+
+
+def answers(
+    entry: Entry, inputs: Sequence[Any], file: Path | str | None, input: str | None, top: int
+) -> Iterator[Mapping[str, Any]]:
+    """Answers in the order of the inputs. Every input is checked before the first answer is given.
+
+    Raises:
+        UsageError: there is nothing to answer. DataError: an input is not what the task takes.
+    """
+    if top < 1:
+        raise UsageError(f"--top {top} makes no sense", where="--top", fix="give 1 or more")
+    task = task_of(entry.bundle)
+    rows = [checked(task, item, f"input {i}") for i, item in enumerate(inputs, 1)]
+    if file is not None:
+        rows += [checked(task, dict(row), f"{file}, row {i}") for i, row in enumerate(read_inputs(file, input), 1)]
+    if not rows:
+        raise UsageError("there is nothing to answer", fix='budwood predict MODEL "a text", or --file TABLE')
+    return chunked(Predictor.open(entry.bundle), rows, top)
+
+
+def checked(task: Task, item: Any, where: str) -> Row:
+    try:
+        return task.parse({task.inputs[0]: item} if isinstance(item, str) else item)
+    except DataError as error:
+        raise DataError(error.cause, where=f"{where}: {error.where}", fix=error.fix) from error
+
+
+def chunked(predictor: Predictor, rows: Sequence[Row], top: int) -> Iterator[Mapping[str, Any]]:
+    remaining = iter(rows)
+    while chunk := list(islice(remaining, CHUNK)):
+        for row, answer in zip(chunk, predictor.predict_all(chunk, top=top), strict=True):
+            yield {**row, **answer}
+
+
+def compare_models(a: Entry, b: Entry, data: Path | str, target: str | None, input: str | None) -> Compared:
+    """Both models on the same rows. Raises UsageError when they are models of different tasks."""
+    if task_of(a.bundle).name != task_of(b.bundle).name:
+        raise UsageError("the two models have different tasks", where=f"{a.name}, {b.name}")
+    dataset = read_dataset(data, target, input).dataset
+    first, second = score_on(a, dataset), score_on(b, dataset)
+    found = better(first.per_row, second.per_row)
+    field = task_of(a.bundle).inputs[0]
+    differ = [
+        {
+            "row": i + 1,
+            field: row[field],
+            "label": row["label"],
+            "a": best(first.answers[i]),
+            "b": best(second.answers[i]),
+        }
+        for i, row in enumerate(dataset.rows)
+        if first.per_row[i] != second.per_row[i]
+    ]
+    return Compared(
+        metric=first.metric,
+        a=first.value,
+        b=second.value,
+        difference=found.difference,
+        ci=found.ci,
+        p=found.p,
+        n=found.n,
+        n_differ=found.n_differ,
+        rows=differ,
+    )
+
+
+def best(answer: Mapping[str, Any]) -> Any:
+    return answer["label"] if "label" in answer else answer["labels"]
+
+
+def export_model(entry: Entry, out: Path, format: str, store: Store, progress: Progress) -> Path:
+    """Copy the bundle to `out`, after making the format when it is not there yet.
+
+    Raises:
+        UsageError: `out` exists, or there is no such format.
+    """
+    bundle: Bundle = entry.bundle
+    if format not in bundle.formats:
+        kind = registry.get("steps/export", format)
+        key = f"export-{digest({'id': bundle.id, 'format': format})[:24]}"
+        with store.lock(key) as folder:
+            context = Context(out=folder / "unused", work=folder / "run", progress=progress)
+            bundle = Recipe((kind(),)).run(bundle, context, folder / "steps")
+    if out.exists():
+        raise UsageError(f"{out.name} already exists", where=str(out), fix="name a folder that does not exist yet")
+    with staged(out) as stage:
+        for name in ("bundle.json", *bundle.manifest.files):
+            (stage / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(bundle.path / name, stage / name)
+    return out

@@ -1,0 +1,104 @@
+"""Which way to learn suits the data, and whether it beat the baseline: the decisions of `adapt`, each with its reason."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from budwood.core.dataset import Dataset, Splits
+from budwood.core.errors import UsageError
+from budwood.core.task import Row
+from budwood.engine.splits import labels_of
+from budwood.engine.statistics import Comparison, better
+
+__all__ = ["METHODS", "Decision", "choose", "decide", "folds", "merged", "small"]
+
+METHODS = ("auto", "head", "few_shot", "full", "lora")
+FEW_PER_CLASS = 64
+FEW_ROWS = 2000
+TINY_ROWS = 200
+"""Below this a fifth of the rows tells nothing, so every row is held out once."""
+FOLDS = 4
+LARGE_ENCODER = 300_000_000
+"""Parameters from which low-rank updates replace full fine-tuning."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A choice and the reason that is printed with it."""
+
+    method: str
+    why: str
+
+
+def choose(method: str, rows: Sequence[Row], n_parameters: int) -> Decision:
+    """The method to try beside the baseline; `auto` decides by the rows per class and the encoder's size.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    if method not in METHODS:
+        raise UsageError(f"no method {method!r}", where="--method", fix=f"choose one of: {', '.join(METHODS)}")
+    if method != "auto":
+        return Decision(method, "asked for")
+    counts = Counter(label for row in rows for label in labels_of(row))
+    typical = median(counts.values())
+    facts = f"{len(rows):,} rows, typically {typical:g} a class"
+    multi_label = any(isinstance(row["label"], list | tuple) for row in rows)
+    if n_parameters > LARGE_ENCODER:
+        return Decision("lora", f"{facts}; the encoder has {n_parameters / 1e6:.0f} M parameters")
+    if typical <= FEW_PER_CLASS and len(rows) <= FEW_ROWS and not multi_label:
+        return Decision("few_shot", f"{facts}: few examples")
+    return Decision("full", facts)
+
+
+def small(splits: Splits) -> bool:
+    """Whether the chosen model is fitted once more on train and validation rows together: there every row counts."""
+    return len(splits.train) + len(splits.validation) <= FEW_ROWS
+
+
+def merged(splits: Splits) -> Splits:
+    """All rows but the test rows to learn from."""
+    return replace(splits, train=joined(splits), validation=Dataset((), splits.validation.sources))
+
+
+def folds(splits: Splits) -> list[Splits]:
+    """The splits to compare methods on: the validation split, or for tiny data a cross-validation, stratified by label."""
+    pool = joined(splits)
+    if len(pool) >= TINY_ROWS and len(splits.validation):
+        return [splits]
+    order = np.random.default_rng(splits.seed).permutation(len(pool))
+    order = order[np.argsort([str(pool.rows[i]["label"]) for i in order], kind="stable")]
+    result = []
+    for number in range(FOLDS):
+        held = set(order[number::FOLDS].tolist())
+        train = Dataset(tuple(row for i, row in enumerate(pool.rows) if i not in held), pool.sources)
+        validation = Dataset(tuple(row for i, row in enumerate(pool.rows) if i in held), pool.sources)
+        result.append(replace(splits, train=train, validation=validation))
+    return result
+
+
+def joined(splits: Splits) -> Dataset:
+    return Dataset((*splits.train.rows, *splits.validation.rows), splits.train.sources)
+
+
+def decide(method: str, head: NDArray[np.float64], adapted: NDArray[np.float64]) -> Decision:
+    """Baseline or adapted model, by their scores on the same held-out rows.
+
+    The adapted one is kept unless it is worse: published comparisons favour it at these sizes, so that a draw of few
+    rows is no reason to drop it; a significant loss, or a loss on many rows, is.
+    """
+    found = better(head, adapted)
+    facts = describe(method, found, "held-out rows")
+    worse = found.difference < 0 and (found.p < 0.1 or len(head) >= TINY_ROWS)
+    if worse:
+        return Decision("head", f"{facts}, so the baseline is kept")
+    return Decision(method, facts)
+
+
+def describe(method: str, found: Comparison, where: str) -> str:
+    points = f"{100 * found.difference:+.1f} points [{100 * found.ci[0]:+.1f}, {100 * found.ci[1]:+.1f}]"
+    return f"{method} {points} against head on {found.n:,} {where} (p={found.p:.2g})"

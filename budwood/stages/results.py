@@ -1,0 +1,160 @@
+"""What the verbs give back: plain facts, the same in Python, in `--json` and in a notebook."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from budwood.core.report import ShrinkReport, html_table
+
+__all__ = ["Adapted", "Baseline", "Compared", "Diagnosed", "Evaluated", "Shrunk"]
+
+Span = tuple[float, float]
+
+
+def facts(result: Any) -> dict[str, Any]:
+    """A result as JSON values."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(result).items()}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The frozen encoder with a linear head, on the same test rows."""
+
+    method: str
+    score: float
+    ci: Span
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A published model, what it scored on rows that the training never saw, and how it compares with the baseline."""
+
+    name: str
+    version: int
+    id: str
+    path: Path
+    task: str
+    base: str
+    method: str
+    metric: str
+    score: float
+    ci: Span
+    n_train: int
+    n_test: int
+    baseline: Baseline
+    verdict: str
+    seconds: float
+    peak_memory_mb: float
+    energy_wh: float
+    stages: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of each stage."""
+
+    def to_json(self) -> dict[str, Any]:
+        return facts(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(
+            ("model", "method", self.metric, "95 % interval", "baseline", "seconds"),
+            [
+                (
+                    f"{self.name}:{self.version}",
+                    self.method,
+                    f"{self.score:.4f}",
+                    f"{self.ci[0]:.4f} to {self.ci[1]:.4f}",
+                    f"{self.baseline.score:.4f}",
+                    f"{self.seconds:.0f}",
+                )
+            ],
+        )
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A model's score on labelled rows."""
+
+    metric: str
+    score: float
+    ci: Span
+    n: int
+    metrics: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return facts(self)
+
+    def _repr_html_(self) -> str:
+        interval = f"{self.ci[0]:.4f} to {self.ci[1]:.4f}"
+        return html_table((self.metric, "95 % interval", "rows"), [(f"{self.score:.4f}", interval, str(self.n))])
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two models on the same rows; `difference` is B minus A."""
+
+    metric: str
+    a: float
+    b: float
+    difference: float
+    ci: Span
+    p: float
+    n: int
+    n_differ: int
+    rows: Sequence[Mapping[str, Any]]
+    """The rows on which one is right and the other wrong: number, input, label and both answers."""
+
+    def to_json(self) -> dict[str, Any]:
+        return facts(self)
+
+    def _repr_html_(self) -> str:
+        interval = f"{self.ci[0]:+.4f} to {self.ci[1]:+.4f}"
+        cells = (f"{self.a:.4f}", f"{self.b:.4f}", f"{self.difference:+.4f}", interval, f"{self.p:.3g}", str(self.n))
+        return html_table(("A", "B", "B - A", "95 % interval", "p", "rows"), [cells])
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """The candidates of a shrink, and the version that was published when one met the budget."""
+
+    report: ShrinkReport
+    name: str | None
+    version: int | None
+    id: str | None
+    path: Path | None
+    plot: Path | None
+    """The Pareto picture: in the bundle, or in the work folder when nothing was published."""
+    seconds: float
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def within_budget(self) -> bool:
+        return self.report.within_budget
+
+    def to_json(self) -> dict[str, Any]:
+        own = {name: value for name, value in vars(self).items() if name != "report"}
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in own.items()}
+        return self.report.to_json() | plain
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """What the data doctor found."""
+
+    findings: Sequence[Any]
+    notes: Sequence[str]
+    facts: Mapping[str, Any]
+    fixed: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "findings": [finding.to_json() for finding in self.findings],
+            "notes": list(self.notes),
+            "facts": dict(self.facts),
+            "fixed": str(self.fixed) if self.fixed else None,
+        }
+
+    def _repr_html_(self) -> str:
+        rows = [(item.severity, item.kind, item.message, item.fix) for item in self.findings]
+        return html_table(("severity", "kind", "what", "fix"), rows)

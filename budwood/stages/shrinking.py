@@ -1,0 +1,242 @@
+"""`shrink`: make candidates, race them against their parent on this machine, and accept one by a paired test."""
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from budwood.core import registry
+from budwood.core.budget import Budget
+from budwood.core.bundle import Bundle, digest
+from budwood.core.dataset import Splits
+from budwood.core.errors import NotFoundError, UsageError
+from budwood.core.recipe import Recipe
+from budwood.core.report import Candidate, ShrinkReport, Speed
+from budwood.core.step import Context, Progress, Step
+from budwood.core.store import Entry, Store
+from budwood.engine.machine import EnergyMeter, describe
+from budwood.engine.measure import Scores, bench, candidate, score
+from budwood.engine.plot import pareto
+from budwood.engine.predictor import Predictor
+from budwood.engine.reading import read_dataset
+from budwood.engine.release import release
+from budwood.engine.splits import make_splits
+from budwood.engine.statistics import non_inferiority
+from budwood.stages.results import Shrunk
+
+__all__ = ["Job", "run"]
+
+PARENT = "parent"
+RACE_SECONDS = 20.0
+PICTURES = ("pareto.svg", "pareto.png")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `shrink` was asked for."""
+
+    entry: Entry
+    budget: Budget
+    max_minutes: float | None
+    data: Path | str | None
+    name: str | None
+    seed: int
+
+
+@dataclass
+class Bench:
+    """The run's surroundings."""
+
+    job: Job
+    splits: Splits
+    folder: Path
+    progress: Progress
+    meter: EnergyMeter
+    began: float
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.stages[name] = round(time.monotonic() - began, 2)
+
+
+def run(job: Job, store: Store, progress: Progress) -> Shrunk:
+    """Do the job. Candidates stay in the work folder, so a rerun with another budget measures and decides only."""
+    began = time.monotonic()
+    parent = job.entry.bundle
+    check(parent)
+    splits = rows_of(job, store, progress)
+    minutes = job.max_minutes
+    facts = {"parent": parent.id, "rows": splits.fingerprint, "seed": job.seed, "minutes": minutes}
+    with store.lock(f"shrink-{digest(facts)[:24]}") as folder, EnergyMeter() as meter:
+        work = Bench(job, splits, folder, progress, meter, began)
+        bundles = make_candidates(work, parent)
+        with work.stage("race"):
+            speeds = bench(
+                {PARENT: parent, **bundles},
+                splits.test.rows,
+                reference=PARENT,
+                seconds=RACE_SECONDS if minutes is None else min(RACE_SECONDS, 12 * minutes),
+                seed=job.seed,
+                progress=progress,
+            )
+        with work.stage("test"):
+            report, scores = judge(work, parent, bundles, speeds)
+        plots = pareto(report, folder, job.name or job.entry.name)
+        published, plot = None, next(path for path in plots if path.suffix == ".svg")
+        if report.chosen is not None and report.within_budget:
+            published = publish(work, store, bundles[report.chosen], report, scores[report.chosen])
+            plot = published.bundle.path / plot.name
+    return Shrunk(
+        report=report,
+        name=published.name if published else None,
+        version=published.version if published else None,
+        id=published.bundle.id if published else None,
+        path=published.bundle.path if published else None,
+        plot=plot,
+        seconds=round(time.monotonic() - began, 2),
+        stages=work.stages,
+    )
+
+
+def check(parent: Bundle) -> None:
+    if not {"torch", "onnx"} <= parent.formats:
+        already = "is already quantized" if "onnx-int8" in parent.formats else "has no float ONNX graph"
+        raise UsageError(
+            f"the model {already}: there is nothing to shrink it from",
+            where=str(parent.path),
+            fix="shrink the float version it came from: budwood models lineage NAME",
+        )
+
+
+def rows_of(job: Job, store: Store, progress: Progress) -> Splits:
+    """The very rows of the parent's training; `--data` gives them anew when the store does not have them.
+
+    Raises:
+        NotFoundError, UsageError: the rows are not there, or are not those that the parent was trained on.
+    """
+    record = job.entry.bundle.manifest.data
+    if job.data is None:
+        if record is None:
+            raise NotFoundError("the model names no data", where=str(job.entry.bundle.path), fix="pass --data DATA")
+        return store.load_splits(record.fingerprint)
+    splits = make_splits(read_dataset(job.data).dataset, seed=record.seed if record else job.seed)
+    if record is not None and splits.fingerprint != record.fingerprint:
+        try:
+            own = store.load_splits(record.fingerprint)
+        except NotFoundError:
+            own = None
+        if own is None:
+            raise UsageError(
+                "these are not the rows that the model was trained on, so its test rows are unknown",
+                where=str(job.data),
+                fix="pass the file that was given to adapt, or leave --data out",
+            )
+        progress("data", 0, 0, "data=the rows of the training  # --data holds other rows")
+        return own
+    return splits
+
+
+def recipes(parent: Bundle) -> dict[str, tuple[Step, ...]]:
+    """The candidates by name: int8, half the layers, and both."""
+    onnx, int8 = plugin("export", "onnx")(), plugin("shrink", "quantize_dynamic")()
+    found: dict[str, tuple[Step, ...]] = {"int8": (int8,)}
+    layers = n_layers(parent)
+    if layers >= 2:
+        cut = plugin("shrink", "drop_layers")(layers=layers // 2)
+        found[f"layers-{layers // 2}"] = (cut, onnx)
+        found[f"layers-{layers // 2}+int8"] = (cut, onnx, int8)
+    return found
+
+
+def plugin(folder: str, name: str) -> Any:
+    return registry.get(f"steps/{folder}", name)
+
+
+def n_layers(parent: Bundle) -> int:
+    import json
+
+    config = json.loads(parent.file("config.json").read_text(encoding="utf-8"))
+    return int(config.get("num_hidden_layers") or config.get("n_layers") or 0)
+
+
+def make_candidates(work: Bench, parent: Bundle) -> dict[str, Bundle]:
+    minutes = work.job.max_minutes
+    made = {}
+    for name, steps in recipes(parent).items():
+        context = Context(
+            out=work.folder / "unused",
+            work=work.folder / "run",
+            splits=work.splits,
+            seed=work.job.seed,
+            seconds=None if minutes is None else 60 * minutes * 0.6,
+            progress=work.progress,
+        )
+        with work.stage(name):
+            made[name] = Recipe(steps).run(parent, context, work.folder / "steps")
+    return made
+
+
+def judge(
+    work: Bench, parent: Bundle, bundles: Mapping[str, Bundle], speeds: Mapping[str, Speed]
+) -> tuple[ShrinkReport, dict[str, Scores]]:
+    """Every candidate against the parent on the locked test rows; the smallest that passes is chosen.
+
+    The test rows were used neither to train nor to choose epochs, temperatures or quantization settings.
+    """
+    rows, budget = work.splits.test.rows, work.job.budget
+    scores = {name: scored(bundle, rows) for name, bundle in {PARENT: parent, **bundles}.items()}
+    reference = candidate(PARENT, scores[PARENT], speeds[PARENT], budget)
+    found: list[Candidate] = []
+    for name in bundles:
+        verdict = non_inferiority(scores[PARENT].per_row, scores[name].per_row, budget.max_drop)
+        found.append(candidate(name, scores[name], speeds[name], budget, verdict))
+    passed = [item for item in found if item.within_budget and item.rank != "slower"]
+    chosen = min(passed, key=lambda item: (item.size_mb, item.p50_ms)).recipe if passed else None
+    report = ShrinkReport(
+        reference=reference,
+        candidates=tuple(found),
+        chosen=chosen,
+        budget=budget,
+        metric=scores[PARENT].metric,
+        n=len(rows),
+        seed=work.job.seed,
+        machine=describe(),
+    )
+    return report, scores
+
+
+def scored(bundle: Bundle, rows: Any) -> Scores:
+    predictor = Predictor.open(bundle)
+    try:
+        return score(predictor, rows)
+    finally:
+        predictor.close()
+
+
+def publish(work: Bench, store: Store, chosen: Bundle, report: ShrinkReport, scores: Scores) -> Entry:
+    out = work.folder / "release"
+    shutil.rmtree(out, ignore_errors=True)
+    name = work.job.name or work.job.entry.name
+    pictures = {file: work.folder / file for file in PICTURES}
+    facts = {"shrink": report.to_json()}
+    described = release(
+        chosen,
+        out,
+        name=name,
+        scores=scores,
+        splits=work.splits,
+        report=facts,
+        energy=work.meter.energy,
+        seconds=time.monotonic() - work.began,
+        shrink=report,
+        pictures=pictures,
+    )
+    entry = store.publish(name, described)
+    shutil.rmtree(out, ignore_errors=True)
+    return entry

@@ -1,0 +1,35 @@
+"""Frozen encoder and logistic regression on its embeddings: seconds, and the baseline that others must beat."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from budwood.core.bundle import Bundle
+from budwood.core.step import Context, Step
+from budwood.engine import graft, linear_head
+
+__all__ = ["Head"]
+
+
+@final
+@dataclass(frozen=True)
+class Head(Step):
+    """Fit a linear head on the train rows. The penalty is cross-validated unless it is given."""
+
+    penalty: float | None = None
+
+    name: ClassVar[str] = "adapt.head"
+    takes: ClassVar[frozenset[str]] = frozenset({"torch"})
+    gives: ClassVar[frozenset[str]] = frozenset({"torch"})
+
+    def apply(self, parent: Bundle, context: Context) -> Bundle:
+        from budwood.engine.batching import Rows, run
+
+        studied = graft.lesson(parent, context)
+        rows = Rows(studied.task, studied.encoder, studied.splits.train.rows)
+        context.progress("embedding", 0, len(rows), "")
+        embeddings = run(studied.model, rows, "embedding")
+        n_labels = studied.model.head.out_features
+        penalty = self.penalty or linear_head.choose_penalty(embeddings, rows.targets, n_labels, context.seed)
+        linear_head.install(studied.model, linear_head.fit(embeddings, rows.targets, n_labels, penalty))
+        calibrated = graft.calibration(studied, studied.splits.validation.rows)
+        return graft.save_child(parent, context, self, studied, calibrated, {"penalty": penalty})

@@ -1,0 +1,93 @@
+"""Put an ONNX graph beside the safetensors, fused for ONNX Runtime, and prove that it computes what torch computes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from budwood.core import registry
+from budwood.core.bundle import Bundle
+from budwood.core.errors import StepError
+from budwood.core.step import Context, Step
+from budwood.core.task import Row
+from budwood.engine import conformance, graft
+from budwood.engine.predictor import Predictor, task_of
+
+__all__ = ["Onnx"]
+
+OUTPUTS = ("logits", "embedding")
+
+
+@final
+@dataclass(frozen=True)
+class Onnx(Step):
+    """Fusing is skipped where it changes the answers; a graph that differs from torch fails the step."""
+
+    fuse: bool = True
+
+    name: ClassVar[str] = "export.onnx"
+    takes: ClassVar[frozenset[str]] = frozenset({"torch"})
+    gives: ClassVar[frozenset[str]] = frozenset({"torch", "onnx"})
+
+    def apply(self, parent: Bundle, context: Context) -> Bundle:
+        from budwood.engine.onnx_graph import export_graph, fuse
+
+        inputs = golden_inputs(parent, context)
+        reference = Predictor.open(parent, "torch")
+        expected = reference.outputs(inputs)
+        draft_path = context.work / "model.onnx"
+        context.work.mkdir(parents=True, exist_ok=True)
+        model, sample = traceable(parent, inputs)
+        export_graph(model, sample, OUTPUTS, draft_path)
+        report: dict[str, Any] = {"tolerance": conformance.FLOAT_TOLERANCE, "golden_rows": len(inputs)}
+        golden = {"inputs": inputs, "outputs": expected}
+        plain = draft_path.read_bytes()
+        if self.fuse:
+            report["fused"] = fuse(draft_path, model.encoder.config)
+            if not differs(reference, draft_path, golden) <= conformance.FLOAT_TOLERANCE:
+                draft_path.write_bytes(plain)
+                report["fused"] = {}
+        report["difference"] = differs(reference, draft_path, golden)
+        conformance.demand(report["difference"], conformance.FLOAT_TOLERANCE, "the ONNX graph")
+
+        def write(stage: Path) -> None:
+            graft.copy_files(parent, sorted(set(parent.manifest.files) - {conformance.FILE, "README.md"}), stage)
+            (stage / "onnx").mkdir(exist_ok=True)
+            (stage / "onnx" / "model.onnx").write_bytes(draft_path.read_bytes())
+            conformance.write(stage, inputs, expected, conformance.FLOAT_TOLERANCE)
+
+        past = parent.manifest.report
+        draft = parent.draft(self.name, self.parameters(), report=past | {"conformance": report})
+        child = Bundle.create(context.out, draft, write)
+        draft_path.unlink()
+        return child
+
+
+def golden_inputs(parent: Bundle, context: Context) -> list[Row]:
+    if context.splits is not None:
+        return list(conformance.choose_rows(task_of(parent), context.splits.train.rows))
+    if conformance.FILE in parent.manifest.files:
+        return list(conformance.read(parent)["inputs"])
+    raise StepError("there are no golden rows to check the graph with", where=str(parent.path), fix="pass --data")
+
+
+def traceable(parent: Bundle, inputs: list[Row]) -> tuple[Any, dict[str, Any]]:
+    """The torch module with plain attention, which fusion recognises, and a sample batch of two lengths."""
+    import torch
+
+    from budwood.engine.text_model import load_classifier
+
+    task = task_of(parent)
+    sample = task.encoder(parent.path)([inputs[0], inputs[-1]]).inputs
+    n_labels = len(task.to_json()["labels"])
+    model = load_classifier(parent.path, n_labels, attention="eager")
+    if not getattr(model.encoder.config, "type_vocab_size", 0):
+        sample.pop("token_type_ids")
+    return model, {name: torch.from_numpy(value) for name, value in sample.items()}
+
+
+def differs(reference: Predictor, graph: Path, golden: dict[str, Any]) -> float:
+    runtime = registry.get("runtimes", "onnxruntime")(graph.read_bytes())
+    predictor = Predictor(reference.task, reference.encoder, runtime, {})
+    found = conformance.difference(predictor, golden)
+    predictor.close()
+    return found

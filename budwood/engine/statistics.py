@@ -331,12 +331,16 @@ def paired_p_value(change: Scores) -> float:
 
 
 def rows_to_decide(mean_square: float, drop: float, max_drop: float, n: int) -> int | None:
-    """Rows in all for 80 % power if the true drop and discordance are the observed ones; more than there are now."""
+    """Rows in all, more than there are now, for 80 % power at the observed discordance.
+
+    First for a child that is truly as good as its parent: a few rows say too little of the drop to plan with it. Where
+    that many rows are there already, for a true drop as observed. None when the drop is at the limit itself.
+    """
+    plans = [rows_for_power(min(1.0, mean_square), max_drop)] if max_drop > 0 else []
     gap = abs(max_drop - drop)
-    if gap == 0:
-        return None
-    needed = max(n + 1, rows_for_power(min(1.0, max(0.0, mean_square - drop**2)), min(gap, 1 - 1e-9)))
-    return needed if needed <= MAX_ROWS_NEEDED else None
+    if 0 < gap < 1:
+        plans.append(max(n + 1, rows_for_power(max(0.0, mean_square - drop**2), gap)))
+    return next((rows for rows in plans if n < rows <= MAX_ROWS_NEEDED), None)
 
 
 def checked(scores: ArrayLike) -> Scores:

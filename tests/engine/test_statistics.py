@@ -187,6 +187,25 @@ def test_three_verdicts(n: int, worse: int, improved: int, verdict: str) -> None
     assert f"{n} rows" in result.why
 
 
+@pytest.mark.parametrize(
+    ("n", "worse", "improved", "rows"),
+    [
+        (119, 1, 0, 520),  # one row says nothing of the drop: plan for a child that is as good
+        (1000, 9, 3, 4637),  # 742 rows were not enough, so the drop of 0.6 points is taken at its word
+        (200, 0, 0, 299),
+    ],
+)
+def test_rows_needed_are_more_than_there_are(n: int, worse: int, improved: int, rows: int) -> None:
+    result = non_inferiority(*outcomes(n, worse, improved), 0.01)
+    assert result.verdict == "UNDECIDED"
+    assert result.rows_needed == pytest.approx(rows, rel=0.01)
+
+
+def test_a_drop_at_the_limit_itself_is_never_decided() -> None:
+    result = non_inferiority(*outcomes(1000, 11, 1), 0.01)
+    assert (result.verdict, result.rows_needed) == ("UNDECIDED", None)
+
+
 def test_nothing_can_prove_that_equal_models_do_not_differ_at_all() -> None:
     result = non_inferiority(np.ones(500), np.ones(500), 0.0)
     assert (result.verdict, result.rows_needed) == ("UNDECIDED", None)

@@ -92,7 +92,7 @@ def labels_of(value: Any) -> set[str]:
 
 
 def front_matter(draft: Draft, facts: CardFacts) -> str:
-    quantized = draft.history[-1].name.startswith("shrink.quantize")
+    quantized = any(step.name.startswith("shrink.quantize") for step in draft.history)
     grams = facts.energy.wh / 1000 * GRAMS_PER_KWH
     fields: dict[str, Any] = {
         "license": draft.license,

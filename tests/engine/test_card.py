@@ -85,7 +85,7 @@ def test_the_hub_accepts_the_front_matter(tmp_path: Path) -> None:
 
 
 def test_a_quantized_bundle_says_so() -> None:
-    history = (*draft().history, StepRecord(name="shrink.quantize_dynamic"))
+    history = (*draft().history, StepRecord(name="shrink.quantize_dynamic"), StepRecord(name="describe"))
     card = model_card(draft(history=history), facts(formats=frozenset({"onnx-int8"})))
     values = parsed(card)
     assert (values["base_model_relation"], values["library_name"]) == ("quantized", "onnx")

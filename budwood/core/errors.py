@@ -59,35 +59,43 @@ class BudwoodError(Exception):
 
 
 class UsageError(BudwoodError):
+    """The command line or a parameter is off."""
+
     exit_code = 2
 
 
 class DataError(BudwoodError):
+    """The user's data is off."""
+
     exit_code = 3
 
 
 class NotFoundError(BudwoodError):
+    """A name, a version or a file does not exist."""
+
     exit_code = 4
 
 
 class BudgetError(BudwoodError):
+    """Nothing met the budget."""
+
     exit_code = 5
 
 
 class BundleError(BudwoodError):
-    pass
+    """A bundle is damaged, unsafe or of the wrong format."""
 
 
 class StepError(BudwoodError):
-    pass
+    """A step ran and its result must not be used."""
 
 
 class StorageError(BudwoodError):
-    pass
+    """The disk is full, read-only or fails."""
 
 
 class MissingExtraError(BudwoodError):
-    pass
+    """An optional dependency is not installed."""
 
 
 def require(module: str, *, extra: str) -> ModuleType:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from budwood.core.errors import BudwoodError, StorageError, UsageError
 
-__all__ = ["STAGING", "locked", "make_parents", "remove", "staged", "sweep", "write_atomic"]
+__all__ = ["STAGING", "locked", "make_parents", "remove_folder", "staged", "sweep", "write_atomic"]
 
 STAGING = ".staging-"
 """Prefix of folders and files that are not committed yet; readers ignore them."""
@@ -78,7 +78,7 @@ def make_parents(folder: Path) -> None:
             fsync(path.parent)
 
 
-def remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Delete a committed folder: it vanishes at once, and what a killed process leaves is swept later."""
     gone = staging_name(folder.parent)
     with explained(folder):
@@ -228,8 +228,9 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
                 where=str(path),
                 fix=f"wait for it, or: kill {holder}",
             ) from error
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        with explained(path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(handle)

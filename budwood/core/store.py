@@ -14,7 +14,7 @@ from typing import Literal
 
 from budwood.core.aliases import Aliases
 from budwood.core.bundle import MANIFEST, Bundle, StepRecord
-from budwood.core.commit import locked, make_parents, remove, sweep
+from budwood.core.commit import locked, make_parents, remove_folder, sweep
 from budwood.core.dataset import Splits
 from budwood.core.errors import BudwoodError, BundleError, NotFoundError, UsageError
 from budwood.core.snapshots import load_splits, save_splits
@@ -193,7 +193,7 @@ class Store:
                     where=str(folder),
                     fix=f"budwood models promote {name} OTHER --alias {held[0]}",
                 )
-            remove(folder)
+            remove_folder(folder)
 
     # Data and work
     def save_splits(self, splits: Splits) -> None:

@@ -20,7 +20,10 @@ from budwood.engine.card import CardFacts, ClassFacts, model_card, per_class
 from budwood.engine.machine import Energy
 from budwood.engine.markup import code, text, yaml
 
-HOSTILE = "x\n---\nlicense: evil\n<script>alert(1)</script> [a](javascript:b) ![](http://example.com/p) | `c` www.example.com {{ d }}"
+HOSTILE = (
+    "x\n---\nlicense: evil\n<script>alert(1)</script> [a](javascript:b) "
+    "![](http://example.com/p) | `c` www.example.com {{ d }}"
+)
 
 
 def draft(**changes: Any) -> Draft:

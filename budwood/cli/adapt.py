@@ -38,9 +38,10 @@ def adapt(
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Adapt a pretrained model to a table of labelled rows, and keep the baseline unless that beats it.
+    """Adapt a pretrained model to a table of labelled rows.
 
-    The same command goes on after an interruption. The result is a new version of the model NAME.
+    A baseline is trained first, and kept unless something better is found. The same command goes on after an
+    interruption. The result is a new version of the model NAME.
     """
     with Screen(json, f"adapt: reading {data}") as screen:
         from budwood import flow

@@ -28,7 +28,8 @@ def sources(arguments: Sequence[str], file: Path | None, note: Callable[[str], N
     standard input, one text a line.
     """
     parts: list[Part] = []
-    for argument in [*arguments, *([file] if file is not None else [])]:
+    given: list[str | Path] = [*arguments, *([file] if file is not None else [])]
+    for argument in given:
         table = table_of(argument)
         if table is not None:
             parts.append(Part((), table))

@@ -23,7 +23,10 @@ def compare(
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Compare two models on the same rows: the difference B - A, its interval, p, and the rows on which they differ."""
+    """Compare two models on the same rows by a paired test.
+
+    Gives the difference B - A, its interval, p, and the rows on which they differ.
+    """
     with Screen(json, f"compare: {a} and {b} on {data}") as screen:
         from budwood import flow
 

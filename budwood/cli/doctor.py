@@ -24,7 +24,9 @@ def doctor(
     fix: Annotated[Path | None, typer.Option(metavar="OUT", help="Write a mended copy of DATA here.")] = None,
     json: Json = False,
 ) -> None:
-    """Look for faults in labelled rows: empty, duplicate, conflicting, leaking, rare, misspelt, too long.
+    """Look for faults in labelled rows before training on them.
+
+    Empty, duplicate, conflicting, leaking, rare, misspelt and too long rows, each with what mends them.
 
     Exit code 3 when training on the table would mislead and no mended copy was asked for.
     """

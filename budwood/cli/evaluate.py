@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def evaluate(
     model: Model, data: Data, target: Target = None, input: Input = None, store: Store = None, json: Json = False
 ) -> None:
-    """Score a model on labelled rows, with a 95 % confidence interval."""
+    """Score a model on labelled rows, with a 95 % interval."""
     with Screen(json, f"evaluate: {model} on {data}") as screen:
         from budwood import flow
 

@@ -14,7 +14,7 @@ FORMATS = choices("steps.export").removeprefix("auto|")
 def export(
     model: Model,
     out: Annotated[
-        Path | None, typer.Argument(metavar="[OUT]", help="A folder that does not exist yet.  [default: NAME-VERSION]")
+        Path | None, typer.Argument(metavar="OUT", help="A folder that does not exist yet.  [default: NAME-VERSION]")
     ] = None,
     format: Annotated[
         str, typer.Option(metavar=FORMATS, help="What the folder must hold; made where missing.")
@@ -22,7 +22,10 @@ def export(
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Copy a model to a folder of its own: an ordinary Hugging Face directory with the ONNX graph."""
+    """Copy a model to a folder of its own, with its ONNX graph.
+
+    It is an ordinary Hugging Face directory, which needs no Budwood.
+    """
     with Screen(json, f"export: opening {model}") as screen:
         from budwood import flow
 

@@ -83,7 +83,7 @@ def usage(error: typer.TyperException) -> BudwoodError:
     """What the parser refused. It knows the options that look alike."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "budwood"
-    near = sorted(getattr(error, "possibilities", None) or ())
+    near = list(getattr(error, "possibilities", None) or ())[:2]
     fix = f"did you mean {' or '.join(near)}?" if near else f"{command} --help"
     cause = error.message if near else error.format_message()
     cause, _, better = cause.partition(" Did you mean ")
@@ -92,7 +92,7 @@ def usage(error: typer.TyperException) -> BudwoodError:
 
 def show(error: BudwoodError, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(error.to_json()), file=sys.stderr)
+        sys.stderr.write(json.dumps(error.to_json()) + "\n")
         return
     lines = [printable(line) for line in str(error).splitlines() or [""]]
-    print(paint("error: ", "1;31", sys.stderr) + "\n".join(lines), file=sys.stderr)
+    sys.stderr.write(paint("error: ", "1;31", sys.stderr) + "\n".join(lines) + "\n")

@@ -16,13 +16,13 @@ models = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A model's name, or NAME:VERSION.")]
-Version = Annotated[int | None, typer.Argument(metavar="[VERSION]", help="Its number, where NAME does not have it.")]
+Version = Annotated[int | None, typer.Argument(metavar="VERSION", help="Its number, where NAME does not have it.")]
 Alias = Annotated[str, typer.Option(metavar="ALIAS", help="Which pointer moves.")]
 
 
 @models.callback(invoke_without_command=True)
 def every(context: typer.Context, store: Store = None, json: Json = False) -> None:
-    """List models and versions; show, verify, promote, roll back or remove them."""
+    """List, show, verify, promote, roll back and remove models."""
     if context.invoked_subcommand is None:
         list_models(store, json)
 

@@ -19,7 +19,7 @@ def predict(
     model: Model,
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TEXT|FILE]...", help="Texts, tables, .txt files with a text a line, or - for stdin."),
+        typer.Argument(metavar="TEXT|FILE", help="Texts, tables, .txt files with a text a line, or - for stdin."),
     ] = None,
     file: Annotated[
         Path | None, typer.Option(metavar="TABLE|DIR", help="A table or a folder of tables; a label column is ignored.")

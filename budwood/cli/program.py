@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from budwood.cli import failures
+from budwood.core.errors import UsageError
 
 __all__ = ["VERBS", "app", "main"]
 
@@ -26,7 +28,7 @@ VERBS = (
     "export",
     "demo",
 )
-"""In the order of use, as `--help` lists them. Each is a file of this folder with a function or a `Typer` of its name."""
+"""In the order of use, as `--help` lists them. Each is a file here with a function or a `Typer` of its name."""
 
 RESUMING = frozenset({"adapt", "shrink", "demo"})
 RESUMABLE = "interrupted; what was done is saved, and the same command goes on from there"
@@ -35,21 +37,28 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class Verbs(TyperGroup):
-    """Imports only the file of the verb that is asked for."""
+    """Imports only the files of the verbs that are asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(VERBS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in VERBS:
-            return None
-        verb = getattr(import_module(f"budwood.cli.{cmd_name}"), cmd_name)
-        if not isinstance(verb, typer.Typer):
-            function, verb = verb, plain_app()
-            verb.command(cmd_name)(function)
-        command = get_command(verb)
-        command.name = cmd_name
-        return command
+        if cmd_name in VERBS:
+            return load(cmd_name)
+        near = get_close_matches(cmd_name, VERBS, n=2)
+        fix = f"did you mean budwood {' or '.join(near)}?" if near else "budwood --help"
+        raise UsageError(f"there is no verb {cmd_name!a}", where="budwood", fix=fix)
+
+
+def load(verb: str) -> Any:
+    """The parser of one verb."""
+    found = getattr(import_module(f"budwood.cli.{verb}"), verb)
+    if not isinstance(found, typer.Typer):
+        function, found = found, plain_app()
+        found.command(verb)(function)
+    command = get_command(found)
+    command.name = verb
+    return command
 
 
 def plain_app(**settings: Any) -> typer.Typer:
@@ -84,14 +93,19 @@ def budwood(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; `arguments` are those of the process when left out."""
-    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    given = list(sys.argv[1:] if arguments is None else arguments)
     own = given[: given.index("--")] if "--" in given else given
     debug, as_json = "--debug" in own, "--json" in own
-    rest = [item for item in own if item != "--debug"] + given[len(own) :]
+    rest = [item for item in own if item != "--debug"] + given[len(own) :] or ["--help"]
     never_fail_to_print()
     farewell = RESUMABLE if any(item in RESUMING for item in rest[:2]) else "interrupted"
     with failures.reported(as_json, debug, farewell) as outcome, quiet_libraries(debug):
-        outcome.code = app(rest, prog_name="budwood", standalone_mode=False) or 0
+        if rest[0] in VERBS:
+            # Past the group: its options for shell completion take a tenth of a second to parse.
+            code = load(rest[0]).main(rest[1:], prog_name=f"budwood {rest[0]}", standalone_mode=False)
+        else:
+            code = app(rest, prog_name="budwood", standalone_mode=False)
+        outcome.code = code or 0
         sys.stdout.flush()
     return outcome.code
 

@@ -1,7 +1,7 @@
 """`budwood serve`: models behind an HTTP API on this machine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def serve(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models; the first one answers /predict.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Models; the first one answers /predict.")],
     host: Annotated[str, typer.Option(help="Off loopback, keys are needed.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="PORT", help="0 takes a free one.")] = 8000,
     workers: Annotated[str, typer.Option(metavar="auto|N", help="Processes; auto is one for two cores.")] = "auto",
@@ -25,7 +25,10 @@ def serve(
         bool, typer.Option("--json", help='{"url", "models"} on standard output when the server is ready.')
     ] = False,
 ) -> None:
-    """Serve models over HTTP until Ctrl-C or SIGTERM; requests that were accepted are answered first."""
+    """Serve models over HTTP, with a page to try them.
+
+    Ctrl-C or SIGTERM ends it, after the requests that were accepted are answered.
+    """
     with Screen(json, f"serve: starting {', '.join(models)}") as screen:
         from budwood import flow
 
@@ -51,12 +54,12 @@ def serve(
         )
 
 
-def number_of(workers: str) -> "int | str":
+def number_of(workers: str) -> "int | Literal['auto']":
     """`auto`, or a number. Raises UsageError."""
     from budwood.core.errors import UsageError
 
     if workers == "auto":
-        return workers
+        return "auto"
     if not (workers.isascii() and workers.isdigit()):
         raise UsageError(f"{workers!a} is no number of workers", where="--workers", fix="--workers auto, or a number")
     return int(workers)

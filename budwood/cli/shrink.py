@@ -34,9 +34,10 @@ def shrink(
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Make a model smaller and faster within a budget, and prove it on rows that neither training nor choosing saw.
+    """Make a model smaller and faster within a budget, with proof.
 
-    Exit code 5, and no new version, when no candidate is shown to be within the budget.
+    The proof is a test on rows that neither training nor choosing saw. Exit code 5, and no new version, when no
+    candidate is shown to be within the budget.
     """
     with Screen(json, f"shrink: opening {model}") as screen:
         from budwood import flow

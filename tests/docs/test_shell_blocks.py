@@ -1,4 +1,4 @@
-"""The shell blocks that are marked `<!-- run -->` run, in a folder with the examples and two versions of a tiny model."""
+"""Shell blocks marked `<!-- run -->` run, in a folder with the examples and two versions of a tiny model."""
 
 import os
 import re

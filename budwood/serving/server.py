@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -167,17 +168,17 @@ def bind(host: str, port: int, count: int) -> list[socket.socket]:
     """
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        first = socket.socket(family, kind, protocol)
-        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Without SO_REUSEPORT first: it would let us share the port with a server that runs already.
-        first.bind(where)
-        if count == 1:
-            return [first]
-        if not hasattr(socket, "SO_REUSEPORT"):
-            return [first] * count
-        taken = first.getsockname()
-        first.close()
-        return [shared(family, kind, taken) for _ in range(count)]
+        with ExitStack() as undo:
+            first = undo.enter_context(socket.socket(family, kind, protocol))
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Without SO_REUSEPORT first: it would let us share the port with a server that runs already.
+            first.bind(where)
+            if count == 1 or not hasattr(socket, "SO_REUSEPORT"):
+                undo.pop_all()
+                return [first] * count
+            taken = first.getsockname()
+            first.close()
+            return [shared(family, kind, taken) for _ in range(count)]
     except OSError as error:
         raise UsageError(
             f"cannot listen on {host}:{port}: {error.strerror or error}",

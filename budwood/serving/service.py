@@ -49,7 +49,7 @@ class Service:
     def refuse_unready(self) -> None:
         if self.draining or not self.ready:
             self.metrics.count("rejected")
-            raise HttpError(503, "the server is stopping", retry_after=1, close=True)
+            raise HttpError(503, "the server is stopping", retry_after=1)
 
     def parse(self, model: Model, item: object, place: str = "") -> Row:
         """One item as a row of the model's task. Raises HttpError 422 naming the field."""

@@ -149,10 +149,11 @@ class Supervisor:
             message = None
         pipe.close()
         slot.pipe = None
-        if isinstance(message, BudwoodError):
+        if isinstance(message, tuple):
+            kind, cause, where, fix = message
             if not announced:
-                raise message
-            logger.error("worker %d refuses to start: %s", slot.number, message.cause)
+                raise kind(cause, where=where, fix=fix)
+            logger.error("worker %d refuses to start: %s", slot.number, cause)
         slot.ready = message == "ready"
 
     def bury(self, slot: Slot, announced: bool) -> None:

@@ -76,7 +76,8 @@ def process(plan: Plan, number: int, listener: socket.socket, memory: "Array[c_d
     try:
         models = plan.open()
     except BudwoodError as error:
-        pipe.send(error)
+        # Its arguments are by keyword, so the error itself cannot travel.
+        pipe.send((type(error), error.cause, error.where, error.fix))
         sys.exit(1)
     gc.collect()
     gc.freeze()

@@ -1,0 +1,221 @@
+"""Worker processes: one port, restarts, draining, and refusing to start. Each server here is a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import served
+
+from budwood.core.bundle import Bundle
+from budwood.core.errors import BundleError, UsageError
+from budwood.serving.model import Served
+from budwood.serving.server import serve, start, usable_cores
+
+MAIN = """
+import json, sys
+from budwood.core.bundle import Bundle
+from budwood.core.errors import BudwoodError
+from budwood.serving.limits import Limits
+from budwood.serving.server import Served, serve
+options = json.loads(sys.argv[2])
+limits = Limits(**options.pop("limits", {}))
+try:
+    serve([Served("tiny", "1", Bundle.open(sys.argv[1]))], port=0, limits=limits,
+          on_ready=lambda url: print(url, flush=True), **options)
+except BudwoodError as error:
+    print(type(error).__name__, error.cause, flush=True)
+    sys.exit(error.exit_code)
+"""
+
+
+@contextmanager
+def running(bundle: Bundle, **options: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process and its address; it is killed at the end if it still runs."""
+    command = [sys.executable, "-c", MAIN, str(bundle.path), json.dumps({"runtime": "null", **options})]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def children(pid: int) -> list[int]:
+    """The worker processes of a server."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_until(condition: Any, what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def metric(url: str, name: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return float(next(line.split()[-1] for line in lines if line.startswith(f"{name} ")))
+
+
+def test_workers_share_a_port_and_their_figures(tmp_path: Path) -> None:
+    with running(served.null_bundle(tmp_path / "b"), workers=2) as (process, url):
+        assert len(children(process.pid)) == 2
+        for _ in range(40):  # each on a new connection, so that both get some
+            assert httpx.post(f"{url}/predict", json={"text": "hello"}).status_code == 200
+        assert metric(url, "budwood_workers_ready") == 2
+        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        assert 'budwood_requests_total{model="tiny",version="1",code="200"} 40' in lines
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_a_killed_worker_is_started_again_and_nothing_is_refused(tmp_path: Path) -> None:
+    with running(served.null_bundle(tmp_path / "b"), workers=2) as (process, url):
+        before = children(process.pid)
+        os.kill(before[0], signal.SIGKILL)
+        wait_until(lambda: before[0] not in children(process.pid), "the worker still runs")
+        for _ in range(20):  # connections of the dead worker wait for its successor
+            assert httpx.post(f"{url}/predict", json={"text": "hello"}, timeout=30).status_code == 200
+        wait_until(lambda: metric(url, "budwood_workers_ready") == 2, "no new worker")
+        assert metric(url, "budwood_worker_restarts_total") == 1
+
+
+def test_a_crash_in_native_code_costs_one_request(tmp_path: Path) -> None:
+    with running(served.null_bundle(tmp_path / "b"), workers=1) as (_, url):
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.post(f"{url}/predict", json={"text": served.EXIT}, timeout=30)
+        assert httpx.post(f"{url}/predict", json={"text": "hello"}, timeout=30).status_code == 200
+
+
+def test_sigterm_drains(tmp_path: Path) -> None:
+    """Accepted requests finish, new ones get 503 with Retry-After, and readiness turns first."""
+    bundle = served.null_bundle(tmp_path / "b", delay_seconds=1.0)
+    limits = {"notice_seconds": 0.2, "answer_seconds": 20}
+    with running(bundle, workers=1, limits=limits) as (process, url):
+        replies: list[httpx.Response] = []
+        ask = [threading.Thread(target=lambda: replies.append(post_slowly(url))) for _ in range(4)]
+        open_connection = httpx.Client(base_url=url)
+        assert open_connection.get("/readyz").status_code == 200
+        for thread in ask:
+            thread.start()
+        wait_until(lambda: metric(url, "budwood_connections") >= 4, "requests did not arrive")
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: open_connection.get("/readyz").status_code == 503, "still ready")
+        refused = httpx.post(f"{url}/predict", json={"text": "new"})
+        assert (refused.status_code, refused.headers["connection"]) == (503, "close")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert httpx.get(f"{url}/livez").status_code == 200
+        assert httpx.get(f"{url}/v2/health/ready").status_code == 503
+        for thread in ask:
+            thread.join()
+        assert [reply.status_code for reply in replies] == [200] * 4
+        assert process.wait(20) == 0
+        open_connection.close()
+
+
+def post_slowly(url: str) -> httpx.Response:
+    return httpx.post(f"{url}/predict", json={"text": "hello"}, timeout=30)
+
+
+def test_ctrl_c_stops_it_too(tmp_path: Path) -> None:
+    with running(served.null_bundle(tmp_path / "b"), workers=1) as (process, _):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) != 0
+        assert process.stderr is not None
+        assert "KeyboardInterrupt" in process.stderr.read()
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    with running(served.null_bundle(tmp_path / "b"), workers=1) as (process, _):
+        (worker,) = children(process.pid)
+        process.kill()
+        wait_until(lambda: not alive(worker), "the worker outlived its parent")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+def golden(bundle: Bundle, path: Path, shift: float) -> Bundle:
+    """The bundle with golden rows whose outputs are off by `shift`."""
+    import shutil
+
+    from budwood.engine import conformance
+    from budwood.engine.predictor import Predictor
+
+    rows = [{"text": "Where is my parcel?"}, {"text": "I love it"}]
+    outputs = Predictor.open(bundle).outputs(rows)
+
+    def write(folder: Path) -> None:
+        shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
+        (folder / "bundle.json").unlink()
+        conformance.write(folder, rows, {"logits": outputs["logits"] + shift}, 1e-3)
+
+    return Bundle.create(path, bundle.draft("test"), write)
+
+
+def test_a_model_that_computes_something_else_is_not_served(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    right, wrong = golden(tiny_bundle, tmp_path / "right", 0.0), golden(tiny_bundle, tmp_path / "wrong", 0.1)
+    with running(right, runtime="auto", workers=1) as (_, url):
+        assert httpx.get(f"{url}/readyz").status_code == 200
+    with running(wrong, runtime="auto", workers=2) as (process, said):
+        assert said.startswith("BundleError golden rows differ by 0.1")
+        assert process.wait(20) == 1
+    with pytest.raises(BundleError, match="golden rows differ"):
+        start([Served("tiny", "1", wrong)])
+
+
+def test_a_taken_port_is_said(tmp_path: Path) -> None:
+    bundle = served.null_bundle(tmp_path / "b")
+    with served.start_null(tmp_path / "c") as handle:
+        port = int(handle.url.rpartition(":")[2])
+        for workers in (1, 2):
+            with pytest.raises(UsageError, match="cannot listen") as caught:
+                serve([Served("tiny", "1", bundle)], port=port, workers=workers, runtime="null")
+            assert caught.value.fix.startswith(f"--port {port + 1}")
+
+
+def test_parameters_are_checked(tmp_path: Path) -> None:
+    entry = Served("tiny", "1", served.null_bundle(tmp_path / "b"))
+    with pytest.raises(UsageError, match="nothing to serve"):
+        serve([])
+    with pytest.raises(UsageError, match="twice"):
+        serve([entry, entry])
+    with pytest.raises(UsageError, match="cannot answer"):
+        serve([entry], workers=0)
+    with pytest.raises(UsageError, match="no keys"):
+        serve([entry], host="0.0.0.0")
+    with pytest.raises(UsageError, match="queue"):
+        serve([entry], max_queue=0)
+    assert usable_cores() >= 1
+
+
+def test_serving_imports_no_training_library(tmp_path: Path) -> None:
+    code = """
+import sys, httpx
+from pathlib import Path
+from budwood.core.bundle import Bundle
+from budwood.serving.server import Served, start
+with start([Served("tiny", "1", Bundle.open(sys.argv[1]))]) as handle:
+    httpx.post(handle.url + "/predict", json={"text": "hello"}).raise_for_status()
+    httpx.get(handle.url + "/metrics").raise_for_status()
+heavy = "torch transformers sklearn scipy pyarrow pandas onnx matplotlib typer fastapi starlette jinja2 PIL".split()
+print([name for name in heavy if name in sys.modules])
+"""
+    bundle = served.null_bundle(tmp_path / "b")
+    done = subprocess.run([sys.executable, "-c", code, str(bundle.path)], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr

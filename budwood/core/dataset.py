@@ -31,7 +31,7 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the rows' contents; their order does not matter."""
-        hashes = sorted(row_hash(row, (*sorted(row),)) for row in self.rows)
+        hashes = sorted(row_hash({"row": sorted(row.items())}, ("row",)) for row in self.rows)
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 

@@ -22,23 +22,28 @@ from budwood.core.store import Store
 NAME = "tickets"
 
 
+def change(store: Store, source: Bundle, turn: int, *, remove: bool) -> None:
+    """Publish, promote, roll back, remove old versions, keep data: once each."""
+    store.publish(NAME, source)
+    versions = store.versions(NAME)
+    store.promote(NAME, random.choice(versions[-3:]))
+    store.promote(NAME, versions[-1], "candidate")
+    try:
+        store.rollback(NAME)
+    except NotFoundError:
+        store.promote(NAME, versions[-1])
+    kept = {*store.aliases(NAME).values(), *versions[-3:]}
+    for version in versions:
+        if remove and version not in kept:
+            store.remove(NAME, version)
+    store.save_splits(tiny.splits(seed=turn, repeats=3 + turn % 5))
+
+
 def work(store: Store, source: Bundle, seed: int, *, remove: bool) -> None:
-    """Change the store without end: publish, promote, roll back, remove old versions, keep data."""
+    """Change the store without end."""
     random.seed(seed)
-    for turn in count():
-        store.publish(NAME, source)
-        versions = store.versions(NAME)
-        store.promote(NAME, random.choice(versions[-3:]))
-        store.promote(NAME, versions[-1], "candidate")
-        try:
-            store.rollback(NAME)
-        except NotFoundError:
-            store.promote(NAME, versions[-1])
-        kept = {*store.aliases(NAME).values(), *versions[-3:]}
-        for version in versions:
-            if remove and version not in kept:
-                store.remove(NAME, version)
-        store.save_splits(tiny.splits(seed=turn, repeats=3 + (seed + turn) % 5))
+    for turn in count(seed):
+        change(store, source, turn, remove=remove)
 
 
 def problems(store: Store) -> list[str]:
@@ -60,6 +65,9 @@ def kill(root: Path, times: int, seed: int) -> dict[str, object]:
     generator = random.Random(seed)
     found: list[str] = []
     interrupted = 0
+    start = time.monotonic()
+    change(store, source, 0, remove=True)
+    usual = time.monotonic() - start  # so that the kills hit every part of a change, on a slow machine too
     for turn in range(times):
         pid = os.fork()
         if not pid:
@@ -67,7 +75,7 @@ def kill(root: Path, times: int, seed: int) -> dict[str, object]:
                 work(store, source, seed + turn, remove=True)
             finally:
                 os._exit(1)  # a worker never ends by itself: reported as a problem below
-        time.sleep(generator.uniform(0.001, 0.06))
+        time.sleep(generator.uniform(0.0, 1.5 * usual))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if not os.WIFSIGNALED(status):

@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIXES = {".py", ".typed", ".html", ".css", ".js", ".svg", ".txt", ".csv"}
+DEMO_DATA = {"budwood/examples/tickets.csv"}
 METADATA = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
 
 
@@ -26,7 +27,7 @@ def test_the_wheel_has_every_file_of_the_package_and_only_these(wheel):
         for path in (ROOT / "budwood").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert inside == package | {f"{info}/{name}" for name in METADATA}
+    assert inside == package | DEMO_DATA | {f"{info}/{name}" for name in METADATA}
 
 
 def test_files_of_the_package_are_code_pages_or_text(wheel):

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 from budwood.core.errors import DataError
 from budwood.engine.columns import KNOWN_NAMES, plain_name
@@ -48,6 +48,8 @@ class Dialect(NamedTuple):
     """Empty: every line is one cell."""
     quoted: bool
     cells: int
+    padded: bool = False
+    """Whether cells are quoted after a space (`"a", "b"`); then spaces before a cell are skipped."""
 
 
 class Parsed(NamedTuple):
@@ -85,8 +87,10 @@ class Csv(Reader):
         stream = io.StringIO()
         delimiter = "\t" if name.lower().endswith((".tsv", ".tab")) else ","
         plain = delimiter == "," and not any("\r" in str(cell) for row in table.rows for cell in row.values())
-        quoting = csv.QUOTE_MINIMAL if plain else csv.QUOTE_ALL  # a lone \r, and a tab table's quotes, need it
-        writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n", quoting=quoting)
+        style: Literal[0, 1] = (
+            0 if plain else 1
+        )  # QUOTE_MINIMAL; QUOTE_ALL for a lone \r, and for quotes in a tab table
+        writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n", quoting=style)
         writer.writerow(table.columns)
         writer.writerows([row.get(column) for column in table.columns] for row in table.rows)
         return stream.getvalue().encode()
@@ -112,7 +116,8 @@ def parse(lines: list[str], name: str) -> tuple[Dialect, list[Record], tuple[str
         return dialect._replace(quoted=False), plain.records, (delimiter, note("quoting", "off", reason))
     if quoted.error is not None:
         raise quoted.error
-    return dialect, quoted.records, (delimiter, note("quoting", "on", "balanced" if marks else "no quotes occur"))
+    reason = "balanced, spaces before cells skipped" if dialect.padded else "balanced" if marks else "no quotes occur"
+    return dialect, quoted.records, (delimiter, note("quoting", "on", reason))
 
 
 def without_quoting(lines: list[str], dialect: Dialect, quoted: Parsed, name: str) -> Parsed | None:
@@ -132,7 +137,7 @@ def without_quoting(lines: list[str], dialect: Dialect, quoted: Parsed, name: st
 
 def attempt(lines: list[str], dialect: Dialect, name: str) -> Parsed:
     try:
-        records = strict(lines, dialect.delimiter, name) if dialect.quoted else unquoted(lines, dialect.delimiter)
+        records = strict(lines, dialect, name) if dialect.quoted else unquoted(lines, dialect.delimiter)
     except DataError as error:
         return Parsed([], 0, error)
     return Parsed(records, sum(len(cells) != dialect.cells for _, cells in records), None)
@@ -149,9 +154,9 @@ def wide_cells() -> Iterator[None]:
             csv.field_size_limit(before)
 
 
-def strict(lines: list[str], delimiter: str, name: str) -> list[Record]:
+def strict(lines: list[str], dialect: Dialect, name: str) -> list[Record]:
     """Records by the rules of quoting. Raises DataError that names the line on which the broken record starts."""
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=dialect.delimiter, skipinitialspace=dialect.padded, strict=True)
     records: list[Record] = []
     start = 1
     with wide_cells():
@@ -161,7 +166,9 @@ def strict(lines: list[str], delimiter: str, name: str) -> list[Record]:
                     records.append((start, cells))
                 start = reader.line_num + 1
         except csv.Error as error:
-            raise DataError(explain(str(error), delimiter), where=f"{name}: line {start}", fix=QUOTE_FIX) from error
+            raise DataError(
+                explain(str(error), dialect.delimiter), where=f"{name}: line {start}", fix=QUOTE_FIX
+            ) from error
     return records
 
 
@@ -193,7 +200,7 @@ def choose_delimiter(lines: list[str], name: str) -> tuple[Dialect, str]:
     for delimiter in DELIMITERS:
         for cells, share in counts(lines, delimiter):
             if cells > 1 and share >= CONSISTENT and (share, cells) > score:
-                best, score = Dialect(delimiter, True, cells), (share, cells)
+                best, score = Dialect(delimiter, True, cells, is_padded(lines, delimiter)), (share, cells)
     if best.delimiter:
         return best, f"{score[0]:.0%} of the first lines have {best.cells} cells with it"
     suffix = "\t" if name.lower().endswith((".tsv", ".tab")) else ","
@@ -208,12 +215,19 @@ def counts(lines: list[str], delimiter: str) -> list[tuple[int, float]]:
     """The commonest number of cells and its share, with quoting and (for tabs) without."""
     sizes: list[int] = []
     with wide_cells(), suppress(csv.Error):
-        for cells in islice(csv.reader(lines, delimiter=delimiter), HEAD):
+        padded = is_padded(lines, delimiter)
+        for cells in islice(csv.reader(lines, delimiter=delimiter, skipinitialspace=padded), HEAD):
             if cells:
                 sizes.append(len(cells))
     if delimiter != "\t":
         return [mode(sizes)]
     return [mode(sizes), mode([len(cells) for _, cells in unquoted(lines[:HEAD], delimiter)])]
+
+
+def is_padded(lines: list[str], delimiter: str) -> bool:
+    """Whether most lines have a quote after a delimiter and a space."""
+    head = lines[:HEAD]
+    return 2 * sum(f'{delimiter} "' in line for line in head) > len(head)
 
 
 def mode(sizes: Sequence[int]) -> tuple[int, float]:
@@ -241,7 +255,7 @@ def level(
         elif skip_bad:
             skipped.append((number, problem))
         else:
-            fix = f"quote cells that hold a {NAMES[dialect.delimiter]}, or leave such lines out with --skip-bad"
+            fix = "put quotes around cells that hold the delimiter, or leave such lines out with --skip-bad"
             raise DataError(problem, where=f"{name}: line {number}", fix=fix)
     return whole, tuple(skipped)
 
@@ -261,6 +275,9 @@ def has_header(records: Sequence[list[str]]) -> tuple[bool, str]:
             return False, f"{cell!r} of the first line occurs again below"
     if known := next((cell for cell, name in zip(first, names, strict=True) if name in KNOWN_NAMES), None):
         return True, f"{known!r} is a common column name"
+    numeric = (cell for index, cell in enumerate(first) if all(is_number(record[index]) for record in rest))
+    if rest and (above := next(numeric, None)) is not None:
+        return True, f"{above!r} stands above numbers"
     if rest and len(first) > 1 and all(re.fullmatch(r"[^\W\d][\w .-]{0,29}", cell) for cell in first):
         longest = max(sum(len(record[index]) for record in rest) / len(rest) for index in range(len(first)))
         if longest >= 2 * max(map(len, first)):

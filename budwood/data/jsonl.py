@@ -101,7 +101,9 @@ def check_item(item: Any) -> dict[str, Value]:
         if isinstance(value, dict):
             raise ValueError(f"the value of {key!r} is an object; only texts, numbers and lists of them are read")
         if isinstance(value, list) and any(isinstance(entry, list | dict) for entry in value):
-            raise ValueError(f"the value of {key!r} is a nested list; only lists of texts or numbers are read")
+            raise ValueError(
+                f"the value of {key!r} is a list of lists or objects; only texts, numbers and lists of them are read"
+            )
         if isinstance(value, str) and len(value) > CELL_LIMIT:
             raise ValueError(f"the value of {key!r} has {len(value):,} characters, more than {CELL_LIMIT:,}")
     return item

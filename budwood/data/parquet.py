@@ -13,8 +13,8 @@ __all__ = ["Parquet"]
 
 MAGIC = b"PAR1"
 MAX_ROWS = 10_000_000
-MAX_BYTES = 4 << 30
-"""Rows, and bytes after decompression, that a file may announce: a few kilobytes can unpack to many gigabytes."""
+MAX_BYTES = 2 << 30
+"""Rows, and bytes after decompression, that are read: a few kilobytes can unpack to many gigabytes."""
 
 
 @final
@@ -33,15 +33,14 @@ class Parquet(Reader):
         refuse_extensions(content, name)
         try:
             file = parquet.ParquetFile(arrow.BufferReader(content))
-            check_size(file.metadata, name)
+            check_size(file.metadata.num_rows, 0, name)
+            refuse_twins(file.schema_arrow.names, name)
             plain = [field.name for field in file.schema_arrow if is_plain(field.type, arrow)]
-            cells = {column: clean(file.read(columns=[column]).column(0).to_pylist()) for column in plain}
-        except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
-            raise DataError(
-                f"the parquet file is damaged: {str(error).splitlines()[0]}", where=name, fix="export it again"
-            ) from error
+            rows = rows_of(file, plain, name)
+        except (arrow.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise DataError(f"the parquet file is damaged: {reason}", where=name, fix="export it again") from error
         others = [column for column in file.schema_arrow.names if column not in plain]
-        rows: list[dict[str, Value]] = [dict(zip(plain, row, strict=True)) for row in zip(*cells.values(), strict=True)]
         check_rows(rows, True, name)
         notes = [note("format", "parquet", "typed columns, no guessing")]
         if others:
@@ -77,14 +76,29 @@ def refuse_extensions(content: bytes, name: str) -> None:
             )
 
 
-def check_size(metadata: Any, name: str) -> None:
-    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-    if metadata.num_rows > MAX_ROWS or size > MAX_BYTES:
+def rows_of(file: Any, columns: list[str], name: str) -> list[dict[str, Value]]:
+    rows: list[dict[str, Value]] = []
+    size = 0
+    for batch in file.iter_batches(columns=columns):
+        size += batch.nbytes
+        check_size(len(rows), size, name)
+        cells = [clean(batch.column(column).to_pylist()) for column in columns]
+        rows += [dict(zip(columns, row, strict=True)) for row in zip(*cells, strict=True)]
+    return rows
+
+
+def check_size(rows: int, size: int, name: str) -> None:
+    if rows > MAX_ROWS or size > MAX_BYTES:
         raise DataError(
-            f"the table is too large: {metadata.num_rows:,} rows, {size >> 20:,} MiB unpacked",
+            f"the table is too large: {rows:,} rows, {size >> 20:,} MiB so far",
             where=name,
             fix=f"give at most {MAX_ROWS:,} rows and {MAX_BYTES >> 20:,} MiB",
         )
+
+
+def refuse_twins(names: list[str], name: str) -> None:
+    if twin := next((column for column in names if names.count(column) > 1), None):
+        raise DataError(f"the column name {twin!r} occurs twice", where=name, fix="rename one of them")
 
 
 def is_plain(kind: Any, arrow: Any) -> bool:

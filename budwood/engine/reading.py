@@ -18,7 +18,7 @@ from budwood.core.errors import DataError, NotFoundError
 from budwood.core.task import Row
 from budwood.engine.columns import Columns, choose_columns
 from budwood.engine.label_cells import Label, to_labels
-from budwood.engine.table import Place, Reader, Table, Value, note
+from budwood.engine.table import CELL_LIMIT, Place, Reader, Table, Value, note
 
 __all__ = ["Reading", "read_dataset", "read_inputs", "reader_of"]
 
@@ -288,6 +288,8 @@ def texts_of(source: Source, columns: Columns) -> list[str]:
             text.encode()
         except UnicodeEncodeError as error:
             raise unusable("half a surrogate pair, which is no character", source.path.name, number) from error
+        if len(text) > CELL_LIMIT:
+            raise unusable(f"{len(text):,} characters, more than {CELL_LIMIT:,}", source.path.name, number)
         if "\0" in text:
             raise unusable("a NUL character", source.path.name, number)
         texts.append(text)
@@ -303,7 +305,7 @@ def text_of(value: Value) -> str:
 
 
 def unusable(what: str, name: str, number: int) -> DataError:
-    return DataError(f"the text holds {what}", where=f"{name}: row at line {number}", fix="remove it")
+    return DataError(f"the text holds {what}", where=f"{name}: row at line {number}", fix="mend that row")
 
 
 def refuse_empty(

@@ -64,6 +64,11 @@ def test_odd_separators_inside_a_text_do_not_end_the_line():
     assert cells(table) == [["ham", "next\x85line and\x0bmore"], ["spam", "fine"]]
 
 
+def test_spaces_before_quoted_cells_are_skipped():
+    table = read('text, label\n"hello, there", "a"\n"bye, now", "b"\n')
+    assert cells(table) == [["hello, there", "a"], ["bye, now", "b"]]
+
+
 def test_one_text_a_line():
     table = read("Where is my parcel, please?\nIt came today\nI want it, all of it, back, now\n", "texts.txt")
     assert not table.header
@@ -84,6 +89,7 @@ def test_one_column_with_a_header_and_quotes():
         ("ham\tsee you\nspam\twin now\nham\thello\n", False),
         ("utterance_x,kind_of\nplease tell me where my parcel is,a\nI would like to have it back,b\n", True),
         (",text,label\n0,good day,a\n1,see you,b\n", True),
+        ("remark,toxic\nfine day,0\nbad day,1\n", True),
         ("good day,greeting\n", False),
         ("good,pos\nbad,neg\n", False),
     ],

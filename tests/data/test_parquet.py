@@ -87,3 +87,17 @@ def test_what_is_written_is_read_back():
     rows = [{"text": "=1", "label": ["a", "b"]}, {"text": "ü", "label": ["c"]}]
     content = Parquet().write(Table(("text", "label"), rows, range(1, 3), True), "t.parquet")
     assert Parquet().read(content, "t.parquet").rows == rows
+
+
+def test_a_column_name_that_occurs_twice_is_refused():
+    twins = arrow.Table.from_arrays([arrow.array(["a"]), arrow.array(["b"])], names=["text", "text"])
+    with pytest.raises(DataError, match="'text' occurs twice"):
+        Parquet().read(file_of(twins), "t.parquet")
+
+
+def test_a_small_file_that_unpacks_to_too_much_is_refused(monkeypatch):
+    monkeypatch.setattr("budwood.data.parquet.MAX_BYTES", 10_000_000)
+    content = file_of(arrow.table({"text": ["x" * 100_000] * 2000, "label": ["a"] * 2000}))
+    assert len(content) < 300_000
+    with pytest.raises(DataError, match="too large"):
+        Parquet().read(content, "t.parquet")

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from budwood.core import registry
+from budwood.core.dataset import Dataset
 from budwood.core.errors import DataError, NotFoundError
 from budwood.data.csv import Csv
+from budwood.engine.mending import write_table
 from budwood.engine.reading import read_dataset, read_inputs, reader_of
 from budwood.engine.table import Place, Reader
 
@@ -132,6 +134,14 @@ def test_half_characters_and_nul_in_a_text_are_refused(tmp_path):
         line = f'{{"text": "x {escape}", "label": "a"}}\n'
         with pytest.raises(DataError, match="the text holds"):
             read_dataset(write(tmp_path, "t.jsonl", line * 2))
+
+
+def test_a_text_of_two_megabytes_is_refused_in_every_format(tmp_path):
+    dataset = Dataset.of([{"text": "x" * 2_000_000, "label": "a"}, {"text": "y", "label": "b"}])
+    for suffix in ("csv", "jsonl", "parquet"):
+        write_table(dataset, tmp_path / f"t.{suffix}")
+        with pytest.raises(DataError, match="characters"):
+            read_dataset(tmp_path / f"t.{suffix}")
 
 
 def test_several_inputs_are_joined_and_groups_kept(tmp_path):

@@ -219,6 +219,10 @@ class Bundle:
             )
         return self.path / FORMATS[format]
 
+    def read_model(self, format: str) -> bytes:
+        """The bytes of the model in a format, checked once more. Raises BundleError as `model_file` and `read` do."""
+        return self.read(self.model_file(format).relative_to(self.path).as_posix())
+
     @property
     def serving_bytes(self) -> int:
         """Size of what a server loads: the smallest graph plus the small files, without the float originals."""

@@ -43,7 +43,7 @@ def list_files(folder: Path) -> list[str]:
     """
     found: list[str] = []
     for entry, name in walk(folder):
-        check_kind(entry, name, FILE_NAME)
+        check_kind(entry, name)
         info = entry.stat(follow_symlinks=False)
         if stat.S_ISDIR(info.st_mode):
             continue
@@ -82,7 +82,7 @@ def check_model_folder(folder: Path) -> None:
         if entry.is_symlink():
             path = resolve_cached(folder, entry, name)
         else:
-            check_kind(entry, name, FILE_NAME)
+            check_kind(entry, name)
             path = Path(entry.path)
         if entry.is_dir(follow_symlinks=False) or entry.name in IGNORED_NAMES:
             continue
@@ -126,7 +126,7 @@ def walk(folder: Path, skip: tuple[str, ...] = ()) -> Iterator[tuple[os.DirEntry
             yield entry, name
 
 
-def check_kind(entry: os.DirEntry[str], name: str, pattern: re.Pattern[str]) -> None:
+def check_kind(entry: os.DirEntry[str], name: str) -> None:
     """Refuse links, devices, pipes, sockets and names that are hidden or could be mistaken for another."""
     where = ascii_name(entry.path)
     mode = entry.stat(follow_symlinks=False).st_mode
@@ -134,7 +134,7 @@ def check_kind(entry: os.DirEntry[str], name: str, pattern: re.Pattern[str]) -> 
         raise refuse(where, f"{ascii_name(name)} is a symbolic link", "copy the file itself: `cp -L`")
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise refuse(where, f"{ascii_name(name)} is a pipe, a device or a socket", "remove it")
-    pattern = FOLDER_NAME if stat.S_ISDIR(mode) else pattern
+    pattern = FOLDER_NAME if stat.S_ISDIR(mode) else FILE_NAME
     if not pattern.fullmatch(entry.name):
         raise refuse(where, f"{ascii_name(name)} is not a safe name", "use letters, digits, `_`, `-` and `.` only")
 

@@ -37,7 +37,7 @@ class OnnxRuntime(Runtime):
         """
         for format in cls.reads:
             if format in bundle.formats:
-                return cls(bundle.model_file(format).read_bytes(), threads)
+                return cls(bundle.read_model(format), threads)
         raise BundleError("the bundle has no ONNX graph", where=str(bundle.path), fix="budwood export NAME")
 
     def run(self, inputs: Arrays) -> Arrays:

@@ -66,6 +66,7 @@ def test_a_copy_is_the_same_bundle(tiny_bundle: Bundle, tmp_path: Path) -> None:
 
 def test_files_by_name_and_by_format(tiny_bundle: Bundle) -> None:
     assert tiny_bundle.model_file("onnx") == tiny_bundle.path / "onnx" / "model.onnx"
+    assert tiny_bundle.read_model("onnx") == (tiny_bundle.path / "onnx" / "model.onnx").read_bytes()
     assert tiny_bundle.file("config.json").is_file()
     with pytest.raises(BundleError, match="no onnx-int8 model") as caught:
         tiny_bundle.model_file("onnx-int8")

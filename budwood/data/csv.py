@@ -255,7 +255,7 @@ def level(
         elif skip_bad:
             skipped.append((number, problem))
         else:
-            fix = "put quotes around cells that hold the delimiter, or leave such lines out with --skip-bad"
+            fix = "quote cells that hold the delimiter, or let `budwood doctor DATA --fix OUT` leave such lines out"
             raise DataError(problem, where=f"{name}: line {number}", fix=fix)
     return whole, tuple(skipped)
 

@@ -116,4 +116,4 @@ def describe(error: Exception) -> str:
 
 
 def broken(reason: str, where: str) -> DataError:
-    return DataError(reason, where=where, fix="mend the line, or leave broken lines out with --skip-bad")
+    return DataError(reason, where=where, fix="mend it, or let `budwood doctor DATA --fix OUT` leave it out")

@@ -77,6 +77,7 @@ def diagnose(
     labels = Counter(label for row in train.rows for label in labels_of(row) if label)
     variants = spelling_variants(labels)
     findings = [
+        *broken_lines([*reading.skipped, *(test.skipped if test is not None else ())]),
         *empty_cells(everything),
         *spellings(everything, labels, variants),
         *class_sizes(train, merged(labels, variants)),
@@ -96,6 +97,15 @@ def merged(labels: Mapping[str, int], variants: Mapping[str, str]) -> Counter[st
     for label, count in labels.items():
         counts[variants.get(label, label)] += count
     return counts
+
+
+def broken_lines(skipped: Sequence[tuple[Place, str]]) -> Iterable[Finding]:
+    if skipped:
+        place, reason = skipped[0]
+        message = f"{len(skipped):,} lines cannot be read; {place}: {reason}"
+        yield Finding(
+            "broken_line", "error", message, tuple(at for at, _ in skipped), "mend them or leave them out", True
+        )
 
 
 def is_empty(row: Row) -> bool:

@@ -50,6 +50,8 @@ class Reading:
     """What was found out: `key=value  # why`, one line each, to be printed."""
     facts: dict[str, Any] = field(default_factory=dict)
     """The same for machines: `sources` (path, sha256, bytes, rows), `input`, `target`, `group`."""
+    skipped: tuple[tuple[Place, str], ...] = ()
+    """Broken lines that were left out, and why."""
 
 
 class Source(NamedTuple):
@@ -79,7 +81,7 @@ def read_dataset(
         path: a file of any format in `budwood/data/`, or a folder of such files.
         target, input, group: column names; `input` may name several with commas, joined by a line feed.
         skip_bad: leave out broken lines and rows without text or label, with a note that counts them.
-        keep_empty: keep rows without text or label as empty texts, for the data doctor.
+        keep_empty: for the data doctor: keep rows without text or label, as empty texts, and leave out broken lines.
 
     Raises:
         NotFoundError: there is no such file.
@@ -88,8 +90,9 @@ def read_dataset(
     rows: list[Row] = []
     places: list[Place] = []
     notes: list[str] = []
+    broken: list[tuple[Place, str]] = []
     columns: Columns | None = None
-    sources, more_notes = promote(sources_of(Path(path), skip_bad=skip_bad))
+    sources, more_notes = promote(sources_of(Path(path), skip_bad=skip_bad or keep_empty))
     notes += more_notes
     for source in sources:
         name = source.path.name
@@ -102,6 +105,7 @@ def read_dataset(
         notes += [prefix + line for line in lines]
         rows += found
         places += where
+        broken += [(Place(name, number), reason) for number, reason in source.table.skipped]
     refuse_mixture(rows, str(path))
     facts = {
         "sources": [describe(source) for source in sources],
@@ -111,7 +115,7 @@ def read_dataset(
         "rows": len(rows),
     }
     names = tuple(source.path.name for source in sources)
-    return Reading(Dataset(tuple(rows), names), tuple(places), tuple(notes), facts)
+    return Reading(Dataset(tuple(rows), names), tuple(places), tuple(notes), facts, tuple(broken))
 
 
 def read_inputs(path: Path | str, input: str | None = None, *, skip_bad: bool = False) -> list[Row]:
@@ -323,7 +327,7 @@ def refuse_empty(
     raise DataError(
         f"{len(bad):,} of {len(rows):,} rows have no {empty}",
         where=f"{places[0].source}: line {', '.join(lines)}{more}",
-        fix="`budwood doctor DATA --fix OUT` writes a file without them, or leave them out with --skip-bad",
+        fix="fill them in, or let `budwood doctor DATA --fix OUT` write a file without them",
     )
 
 

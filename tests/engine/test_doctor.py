@@ -58,6 +58,16 @@ def test_empty_cells():
     assert len(mend(data, found.values())) == 24
 
 
+def test_broken_lines_are_listed_and_left_out(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in healthy()) + "one,two,three\n")
+    data = read_dataset(path, keep_empty=True)
+    found = by_kind(diagnose(data))
+    assert found["broken_line"].rows == (Place("t.csv", 26),)
+    assert "has 3 columns, expected 2" in found["broken_line"].message
+    assert len(mend(data, found.values())) == 24
+
+
 def test_duplicates_keep_the_first():
     pairs = healthy()
     data = reading([*pairs, pairs[0], pairs[3], pairs[0]])

@@ -5,7 +5,7 @@ Every function here is a verb of the command line, with the same parameters and 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from budwood.core.budget import Budget
 from budwood.core.step import Progress, silent
@@ -116,7 +116,7 @@ def serve(
     *references: str,
     host: str = "127.0.0.1",
     port: int = 8000,
-    workers: int | str = "auto",
+    workers: int | Literal["auto"] = "auto",
     runtime: str = "auto",
     keys: Path | str | None = None,
     max_queue: int = 100,
@@ -132,8 +132,17 @@ def serve(
 
     home = Store.default(store)
     entries = [home.resolve(reference) for reference in references]
-    served = [Served(entry.name, entry.version, entry.bundle) for entry in entries]
-    serve_entries(served, host=host, port=port, workers=workers, runtime=runtime, keys=keys, max_queue=max_queue)
+    served = [Served(entry.name, str(entry.version), entry.bundle) for entry in entries]
+    serve_entries(
+        served,
+        host=host,
+        port=port,
+        workers=workers,
+        runtime=runtime,
+        keys=Path(keys) if keys is not None else None,
+        max_queue=max_queue,
+        on_ready=on_ready,
+    )
 
 
 def models(store: Path | str | None = None) -> Store:

@@ -40,13 +40,13 @@ def reported(as_json: bool, debug: bool, farewell: str) -> Iterator[Outcome]:
     try:
         yield outcome
         if outcome.code == INTERRUPTED:  # the parser has caught the KeyboardInterrupt
-            show(BudwoodError(farewell), as_json)
+            show(BudwoodError(farewell), as_json, mark="")
     except KeyboardInterrupt:
         outcome.code = INTERRUPTED
-        show(BudwoodError(farewell), as_json)
+        show(BudwoodError(farewell), as_json, mark="")
     except Terminated:
         outcome.code = TERMINATED
-        show(BudwoodError(farewell), as_json)
+        show(BudwoodError(farewell), as_json, mark="")
     except BrokenPipeError:
         outcome.code = 128 + signal.SIGPIPE
         # What is left in the buffer would fail once more when Python ends.
@@ -90,9 +90,9 @@ def usage(error: typer.TyperException) -> BudwoodError:
     return UsageError(cause.rstrip("."), where=command, fix=f"did you mean {better}" if better else fix)
 
 
-def show(error: BudwoodError, as_json: bool) -> None:
+def show(error: BudwoodError, as_json: bool, mark: str = "error: ") -> None:
     if as_json:
         sys.stderr.write(json.dumps(error.to_json()) + "\n")
         return
     lines = [printable(line) for line in str(error).splitlines() or [""]]
-    sys.stderr.write(paint("error: ", "1;31", sys.stderr) + "\n".join(lines) + "\n")
+    sys.stderr.write(paint(mark, "1;31", sys.stderr) + "\n".join(lines) + "\n")

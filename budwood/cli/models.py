@@ -176,7 +176,7 @@ def summary(item: Any) -> dict[str, Any]:
         "aliases": list(item.aliases),
         "id": manifest.id if manifest else None,
         "path": item.bundle.path if item.bundle else None,
-        "made_by": manifest.history[-1].name if manifest and manifest.history else None,
+        "made_by": made_by(manifest.history) if manifest else None,
         "task": (manifest.task or {}).get("name") if manifest else None,
         "base": manifest.base if manifest else None,
         "metric": metric[0] if metric else None,
@@ -185,6 +185,13 @@ def summary(item: Any) -> dict[str, Any]:
         "created": manifest.created if manifest else None,
         "problem": item.problem,
     }
+
+
+def made_by(history: Any) -> str | None:
+    """The last step that changed what the model knows; the steps after it write files."""
+    names = [step.name for step in history]
+    learning = [name for name in names if name.startswith(("adapt.", "shrink."))]
+    return next(reversed(learning or names), None)
 
 
 def line(item: dict[str, Any]) -> tuple[str, ...]:

@@ -30,8 +30,9 @@ VERBS = (
 )
 """In the order of use, as `--help` lists them. Each is a file here with a function or a `Typer` of its name."""
 
-RESUMING = frozenset({"adapt", "shrink", "demo"})
-RESUMABLE = "interrupted; what was done is saved, and the same command goes on from there"
+SAVED = "interrupted; what was done is saved, and the same command goes on from there"
+FAREWELLS = {"adapt": SAVED, "shrink": SAVED, "demo": SAVED, "serve": "stopped; what was accepted is answered"}
+"""What a verb says when a signal ended it."""
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -98,8 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug, as_json = "--debug" in own, "--json" in own
     rest = [item for item in own if item != "--debug"] + given[len(own) :] or ["--help"]
     never_fail_to_print()
-    farewell = RESUMABLE if any(item in RESUMING for item in rest[:2]) else "interrupted"
-    with failures.reported(as_json, debug, farewell) as outcome, quiet_libraries(debug):
+    with failures.reported(as_json, debug, FAREWELLS.get(rest[0], "interrupted")) as outcome, quiet_libraries(debug):
         if rest[0] in VERBS:
             # Past the group: its options for shell completion take a tenth of a second to parse.
             code = load(rest[0]).main(rest[1:], prog_name=f"budwood {rest[0]}", standalone_mode=False)

@@ -83,9 +83,10 @@ def curl(url: str, entry: "Entry", needs_key: bool) -> str:
 
 
 def sample(entry: "Entry") -> dict[str, object]:
-    """One request that suits the model's task."""
+    """One request that suits the model: one of its golden rows, else of the task's example."""
+    from budwood.engine import conformance
     from budwood.engine.predictor import task_of
 
     task = task_of(entry.bundle)
-    _, rows = type(task).example()
-    return {name: rows[0][name] for name in task.inputs}
+    rows = conformance.read(entry.bundle)["inputs"] if conformance.FILE in entry.bundle.names else task.example()[1]
+    return {name: rows[len(rows) // 2][name] for name in task.inputs}

@@ -10,6 +10,7 @@ from budwood.core.bundle import Bundle, Metric
 from budwood.core.dataset import Splits
 from budwood.core.report import ShrinkReport
 from budwood.engine.card import CardFacts, model_card, per_class
+from budwood.engine.graft import data_record
 from budwood.engine.machine import Energy, describe
 from budwood.engine.measure import Scores
 from budwood.engine.predictor import task_of
@@ -42,6 +43,7 @@ def release(
     machine = describe()
     draft = bundle.draft(
         "describe",
+        data=data_record(splits),  # the last fit may have learnt from train and validation rows together
         metrics=found,
         reference=reference,
         report={**bundle.manifest.report, **report, "further_metrics": dict(scores.metrics)},

@@ -41,6 +41,7 @@ PUBLIC_HOSTS = {
         "creativecommons.org",
         "purl.org",
         "matplotlib.org",
+        "no-color.org",
         "spec.openapis.org",
         "htmx.org",
     ),

@@ -168,7 +168,7 @@ def doctor(
     input: str | None = None,
     fix: Path | str | None = None,
 ) -> Diagnosed:
-    """Look for faults in a table: empty, duplicate, conflicting, leaking, rare, misspelt, too long. `fix` mends a copy."""
+    """Look for faults in a table: empty, duplicate, conflicting, leaking, misspelt, too long; `fix` mends a copy."""
     from budwood.stages.diagnosing import diagnose_data
 
     return diagnose_data(data, test, target, input, fix)

@@ -141,9 +141,7 @@ def read_pooling(folder: Path) -> tuple[str, bool]:
         return "cls", normalize
     if facts.get("pooling_mode_mean_tokens") or facts.get("pooling_mode") == "mean":
         return "mean", normalize
-    raise BundleError(
-        "only mean and cls pooling are supported", where=str(folder / "1_Pooling" / "config.json")
-    )
+    raise BundleError("only mean and cls pooling are supported", where=str(folder / "1_Pooling" / "config.json"))
 
 
 def read_json(path: Path) -> Any:

@@ -56,7 +56,9 @@ def committed(folder: Path) -> list[Path]:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's per-parameter state, flattened to `number.name`."""
     state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": torch.as_tensor(value) for index, items in state.items() for name, value in items.items()}
+    return {
+        f"{index}.{name}": torch.as_tensor(value) for index, items in state.items() for name, value in items.items()
+    }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

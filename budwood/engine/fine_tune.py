@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from budwood.core.step import Context
-from budwood.engine.batching import Rows, run
+from budwood.engine.batching import Rows, freeze_lookups, run
 from budwood.engine.graft import Lesson
 from budwood.engine.planning import epochs_for, within
 from budwood.engine.train import Plan, Trained, train
@@ -23,6 +23,7 @@ def fine_tune(
     """Train on the train rows, stop by the validation rows, keep the best epoch."""
     rows = Rows(studied.task, studied.encoder, studied.splits.train.rows)
     held = Rows(studied.task, studied.encoder, studied.splits.validation.rows)
+    freeze_lookups(studied.model)
     per_epoch = rows.steps(batch_size)
     plan = Plan(epochs or epochs_for(per_epoch), per_epoch, rate, head_rate, seed=context.seed)
 

@@ -22,7 +22,7 @@ def epochs_for(steps_per_epoch: int, least: int = 3, most: int = 20) -> int:
 
 
 def within(plan: Plan, seconds: float | None, one_step: Callable[[], None], work: Path) -> Plan:
-    """The plan, cut to the steps that `seconds` allow by a timed probe; written to `work` so that a resumed run keeps it.
+    """The plan, cut to the steps that `seconds` allow by a timed probe; kept in `work` for the run that resumes.
 
     Raises:
         UsageError: not even ten steps fit.

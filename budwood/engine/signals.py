@@ -44,7 +44,7 @@ def interruptible() -> Iterator[Interruption]:
     def restore() -> None:
         while before:
             number, handler = before.popitem()
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal itself returned
+            signal.signal(number, handler)
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -27,12 +27,13 @@ class TextClassifier(nn.Module):
     Gives `logits` (batch, labels) and `embedding` (batch, width), the pooled state that the head reads.
     """
 
-    def __init__(self, encoder: nn.Module, head: nn.Linear, pooling: str, normalize: bool) -> None:
+    def __init__(self, encoder: Any, head: nn.Linear, pooling: str, normalize: bool) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
         self.pooling = pooling
         self.normalize = normalize
+        self.takes_types = bool(getattr(encoder.config, "type_vocab_size", 0))
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -42,7 +43,7 @@ class TextClassifier(nn.Module):
 
     def embed(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None and getattr(self.encoder.config, "type_vocab_size", 0):
+        if token_type_ids is not None and self.takes_types:
             inputs["token_type_ids"] = token_type_ids
         states: Tensor = self.encoder(**inputs).last_hidden_state
         if self.pooling == "cls":
@@ -63,7 +64,7 @@ def load_encoder(folder: Path, attention: str = "sdpa") -> Any:
 
 
 def load_classifier(folder: Path, n_labels: int, attention: str = "sdpa") -> TextClassifier:
-    """The classifier of a folder; without `head.safetensors` the head starts at zero, so every label is equally likely."""
+    """The classifier of a folder; without `head.safetensors` the head is zero: every label is equally likely."""
     encoder = load_encoder(folder, attention)
     head = nn.Linear(int(encoder.config.hidden_size), n_labels)
     if (folder / HEAD).exists():

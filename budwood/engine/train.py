@@ -131,9 +131,7 @@ class Run:
         self.running = 0.0
         torch.manual_seed(plan.seed)
 
-    def epoch(
-        self, batches: Batches, loss: Loss, progress: Progress, what: str, interruption: Interruption
-    ) -> None:
+    def epoch(self, batches: Batches, loss: Loss, progress: Progress, what: str, interruption: Interruption) -> None:
         number, skip = divmod(self.step, self.plan.steps_per_epoch)
         self.model.train()
         saved = time.monotonic()

@@ -29,6 +29,6 @@ def quiet_transformers() -> Any:
 def torchvision_loads() -> bool:
     try:
         import torchvision  # noqa: F401
-    except Exception:  # a RuntimeError when its operators are missing, an ImportError when it is absent
+    except (ImportError, RuntimeError, OSError):  # absent, or its compiled operators do not fit
         return False
     return True

@@ -28,10 +28,14 @@ from budwood.engine.reading import read_dataset
 from budwood.engine.release import release
 from budwood.engine.splits import make_splits
 from budwood.engine.statistics import better
+from budwood.engine.threads import share_cores
 from budwood.stages import choosing
 from budwood.stages.results import Adapted, Baseline
 
 __all__ = ["Job", "run"]
+
+HEAD: Step = registry.get("steps/adapt", "head")()
+ONNX: Step = registry.get("steps/export", "onnx")()
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Bench:
     progress: Progress
     meter: EnergyMeter
     began: float
+    seconds: float | None = None
+    """What each fit may take."""
     stages: dict[str, float] = field(default_factory=dict)
 
     def say(self, what: str, note: str) -> None:
@@ -75,16 +81,20 @@ class Bench:
         yield
         self.stages[name] = round(self.stages.get(name, 0.0) + time.monotonic() - began, 2)
 
-    def make(self, splits: Splits, steps: tuple[Step, ...], share: float) -> Bundle:
-        """The bundle of a recipe on these rows; `share` is the part of the granted time that each step may take."""
-        minutes = self.job.max_minutes
+    def share_time(self, fits: int) -> None:
+        """Divide the granted minutes between this many fits; a fifth is left for measuring and exporting."""
+        if self.job.max_minutes is not None:
+            self.seconds = 48 * self.job.max_minutes / fits
+
+    def make(self, splits: Splits, steps: tuple[Step, ...]) -> Bundle:
+        """The bundle of a recipe on these rows, made once."""
         context = Context(
             out=self.folder / "unused",
             work=self.folder / "run",
             splits=splits,
             task=self.task,
             seed=self.job.seed,
-            seconds=None if minutes is None else 60 * minutes * share,
+            seconds=self.seconds,
             progress=self.progress,
         )
         return Recipe(steps).run(self.base, context, self.folder / "steps")
@@ -93,12 +103,15 @@ class Bench:
 def run(job: Job, store: Store, progress: Progress) -> Adapted:
     """Do the job. Its work folder outlives a kill; the same job finds it and goes on from there."""
     began = time.monotonic()
+    share_cores()
     check(job)
     with EnergyMeter() as meter:
         splits = read(job, progress)
         task, base_folder = plan_task(job, splits)
         name = job.name or name_of(Path(job.data))
-        key = digest({"job": [str(splits.fingerprint), task.to_json(), job.base, job.method, job.seed, job.max_minutes]})
+        key = digest(
+            {"job": [str(splits.fingerprint), task.to_json(), job.base, job.method, job.seed, job.max_minutes]}
+        )
         with store.lock(f"adapt-{key[:24]}") as folder:
             if job.fresh:
                 shutil.rmtree(folder)
@@ -138,7 +151,9 @@ def check(job: Job) -> None:
     if job.method not in choosing.METHODS:
         choosing.choose(job.method, (), 0)
     if job.max_minutes is not None and not 0 < job.max_minutes < 1e5:
-        raise UsageError(f"{job.max_minutes} minutes make no sense", where="--max-minutes", fix="give a positive number")
+        raise UsageError(
+            f"{job.max_minutes} minutes make no sense", where="--max-minutes", fix="give a positive number"
+        )
     if job.task not in ("auto", *registry.names("tasks")):
         registry.get("tasks", job.task)
 
@@ -172,56 +187,67 @@ Learned = tuple[str, Bundle, Scores, str, dict[str, float]]
 
 
 def learn(bench: Bench, splits: Splits) -> Learned:
-    """Baseline first, then the method that suits the data, compared on held-out rows; the winner with its ONNX graph."""
-    head, onnx = step("adapt", "head")(), step("export", "onnx")()
+    """Baseline first, then the method that suits the data; the winner on held-out rows gets its ONNX graph."""
     n_parameters = int(bench.base.manifest.files["model.safetensors"].bytes / 4)
     choice = choosing.choose(bench.job.method, (*splits.train, *splits.validation), n_parameters)
     bench.say("method", f"method={choice.method}  # {choice.why}")
     trials = choosing.folds(splits)
-    refits = choosing.small(splits)
-    with bench.stage("head"):
-        heads = [bench.make(trial, (head,), 1.0) for trial in trials]
-    method, why, adapted = "head", choice.why, heads
-    if choice.method != "head":
-        tried = step("adapt", choice.method)()
-        share = (0.4 if refits else 0.75) / len(trials)
-        try:
-            with bench.stage(choice.method):
-                adapted = [bench.make(trial, (head, tried), share) for trial in trials]
-        except UsageError as error:
-            if bench.job.method != "auto":
-                raise
-            adapted, why = heads, f"{choice.method} was not tried: {error.cause}"
-        else:
-            decision = choosing.decide(choice.method, held_out(heads, trials), held_out(adapted, trials))
-            method, why = (decision.method if bench.job.method == "auto" else choice.method), decision.why
-            bench.say("method", f"method={method}  # {why}")
-    calibration = fold_calibration(heads if method == "head" else adapted)
-    rows, steps = splits, () if method == "head" else (step("adapt", method)(),)
-    if refits:
+    bench.share_time(len(trials) + choosing.small(splits))
+    decision, tried = compare(bench, choice, trials)
+    calibration = {"temperature": float(median(bundle.manifest.calibration["temperature"] for bundle in tried))}
+    chain = (HEAD, *(() if decision.method == "head" else (step("adapt", decision.method)(),)))
+    rows = splits
+    if choosing.small(splits):
         rows = choosing.merged(splits)
-        steps = tuple(replace(item, **epochs_of(adapted)) for item in steps)
+        chain = (HEAD, *(replace(item, **epochs_of(tried)) for item in chain[1:]))
     with bench.stage("final fit"):
-        baseline = bench.make(rows, (head,), 1.0)
-        final = bench.make(rows, (head, *steps), 0.4 if refits else 0.75 / len(trials)) if steps else baseline
-    return guard(bench, (method, final, why, calibration), baseline, splits, (head, steps, onnx, rows))
+        bench.make(rows, (HEAD,))
+        bench.make(rows, chain)
+    return guard(bench, decision, splits, rows, chain, calibration)
 
 
-def guard(bench: Bench, won: tuple[Any, ...], baseline: Bundle, splits: Splits, parts: tuple[Any, ...]) -> Learned:
+def compare(bench: Bench, choice: choosing.Decision, trials: list[Splits]) -> tuple[choosing.Decision, list[Bundle]]:
+    """Baseline against the chosen method on held-out rows: which to go on with, why, and its models."""
+    with bench.stage("head"):
+        heads = [bench.make(trial, (HEAD,)) for trial in trials]
+    if choice.method == "head":
+        return choice, heads
+    try:
+        with bench.stage(choice.method):
+            adapted = [bench.make(trial, (HEAD, step("adapt", choice.method)())) for trial in trials]
+    except UsageError as error:
+        if bench.job.method != "auto":
+            raise
+        return choosing.Decision("head", f"{choice.method} was not tried: {error.cause}"), heads
+    decision = choosing.decide(choice.method, held_out(heads, trials), held_out(adapted, trials))
+    if bench.job.method != "auto":
+        decision = replace(decision, method=choice.method)
+    bench.say("method", f"method={decision.method}  # {decision.why}")
+    return decision, heads if decision.method == "head" else adapted
+
+
+def guard(
+    bench: Bench,
+    decision: choosing.Decision,
+    splits: Splits,
+    rows: Splits,
+    chain: tuple[Step, ...],
+    calibration: dict[str, float],
+) -> Learned:
     """A last look at the test rows: an adapted model that is significantly worse there is never shipped by `auto`."""
-    method, final, why, calibration = won
-    head, steps, onnx, rows = parts
+    method, why = decision.method, decision.why
+    with bench.stage("export"):
+        baseline = final = bench.make(rows, (HEAD, ONNX))
+        if method != "head":
+            final = bench.make(rows, (*chain, ONNX))
     with bench.stage("test"):
         baseline_scores = measured(baseline, splits)
-        if steps:
+        if method != "head":
             found = better(baseline_scores.per_row, measured(final, splits).per_row)
             why = f"{why}; {choosing.describe(method, found, 'test rows')}"
             if found.difference < 0 and found.significant and bench.job.method == "auto":
-                method, steps, why = "head", (), f"{why}, so the baseline is shipped"
-    with bench.stage("export"):
-        share = 0.4 if choosing.small(splits) else 0.75 / len(choosing.folds(splits))
-        exported = bench.make(rows, (head, onnx), 1.0) if not steps else bench.make(rows, (head, *steps, onnx), share)
-    return method, exported, baseline_scores, why, calibration
+                method, final, why = "head", baseline, f"{why}, so the baseline is shipped"
+    return method, final, baseline_scores, why, calibration
 
 
 def step(folder: str, name: str) -> Any:
@@ -229,8 +255,7 @@ def step(folder: str, name: str) -> Any:
 
 
 def measured(bundle: Bundle, splits: Splits) -> Scores:
-    predictor = Predictor.open(bundle, "torch")
-    return score(predictor, splits.test.rows)
+    return score(Predictor.open(bundle), splits.test.rows)
 
 
 def held_out(bundles: list[Bundle], trials: list[Splits]) -> Any:
@@ -240,11 +265,6 @@ def held_out(bundles: list[Bundle], trials: list[Splits]) -> Any:
         predictor = Predictor.open(bundle, "torch")
         parts.append(score(predictor, trial.validation.rows).per_row)
     return np.concatenate(parts)
-
-
-def fold_calibration(bundles: list[Bundle]) -> dict[str, float]:
-    temperatures = [bundle.manifest.calibration["temperature"] for bundle in bundles]
-    return {"temperature": float(median(temperatures))}
 
 
 def epochs_of(bundles: list[Bundle]) -> dict[str, Any]:

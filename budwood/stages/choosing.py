@@ -1,4 +1,4 @@
-"""Which way to learn suits the data, and whether it beat the baseline: the decisions of `adapt`, each with its reason."""
+"""Which way to learn suits the data, and whether it beat the baseline: the decisions of `adapt`, with reasons."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ def merged(splits: Splits) -> Splits:
 
 
 def folds(splits: Splits) -> list[Splits]:
-    """The splits to compare methods on: the validation split, or for tiny data a cross-validation, stratified by label."""
+    """The splits to compare methods on: the validation split, or for tiny data a stratified cross-validation."""
     pool = joined(splits)
     if len(pool) >= TINY_ROWS and len(splits.validation):
         return [splits]

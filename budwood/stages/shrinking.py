@@ -25,6 +25,7 @@ from budwood.engine.reading import read_dataset
 from budwood.engine.release import release
 from budwood.engine.splits import make_splits
 from budwood.engine.statistics import non_inferiority
+from budwood.engine.threads import share_cores
 from budwood.stages.results import Shrunk
 
 __all__ = ["Job", "run"]
@@ -68,6 +69,7 @@ class Bench:
 def run(job: Job, store: Store, progress: Progress) -> Shrunk:
     """Do the job. Candidates stay in the work folder, so a rerun with another budget measures and decides only."""
     began = time.monotonic()
+    share_cores()
     parent = job.entry.bundle
     check(parent)
     splits = rows_of(job, store, progress)

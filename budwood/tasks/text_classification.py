@@ -106,7 +106,9 @@ class TextClassification(Task):
                 given = [label for label, value in zip(self.labels, row, strict=True) if value >= THRESHOLD]
                 answers.append({"labels": given, "scores": scores})
             else:
-                answers.append({"label": self.labels[best[0]], "score": round(float(row[best[0]]), 6), "scores": scores})
+                answers.append(
+                    {"label": self.labels[best[0]], "score": round(float(row[best[0]]), 6), "scores": scores}
+                )
         return answers
 
     def probabilities(self, logits: NDArray[Any], calibration: Calibration) -> NDArray[np.float64]:
@@ -181,7 +183,7 @@ class TextClassification(Task):
     # Measuring half
 
     def row_scores(self, answers: Sequence[Answer], rows: Sequence[Row]) -> NDArray[np.float64]:
-        """1 for a right label, 0 for a wrong one; for multi-label the F1 of each row's label set (1 if both are empty)."""
+        """1 for a right label, 0 for a wrong one; multi-label: the F1 of each row's label set (1 if both are empty)."""
         pairs = zip(answers, rows, strict=True)
         if not self.multi_label:
             return np.asarray([float(answer["label"] == row["label"]) for answer, row in pairs])

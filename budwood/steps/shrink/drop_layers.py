@@ -51,13 +51,14 @@ class DropLayers(Step):
         import torch
         from torch.nn import functional
 
-        from budwood.engine.batching import Rows, run
+        from budwood.engine.batching import Rows, freeze_lookups, run
         from budwood.engine.fine_tune import validation_score
         from budwood.engine.planning import epochs_for, within
         from budwood.engine.train import Plan, train
 
         rows = Rows(studied.task, studied.encoder, studied.splits.train.rows)
         held = Rows(studied.task, studied.encoder, studied.splits.validation.rows)
+        freeze_lookups(studied.model)
         context.progress("asking the teacher", 0, len(rows), "")
         soft = {name: torch.from_numpy(run(teacher, rows, name)) for name in ("logits", "embedding")}
         per_epoch = rows.steps(self.batch_size)

@@ -1,4 +1,4 @@
-"""Helpers for tests that need a running server: bundles for the null runtime, and bare sockets for what no client sends."""
+"""Helpers for tests of a running server: bundles for the null runtime, and bare sockets for what no client sends."""
 
 import json
 import re
@@ -49,53 +49,39 @@ class Reply(NamedTuple):
         return json.loads(self.body)
 
 
-def send_bytes(url: str, data: bytes, *, seconds: float = 20.0) -> list[Reply]:
-    """Send bytes as they are, and read answers until the server closes or one has no successor."""
-    with connect(url, seconds) as connection:
+def send_bytes(url: str, data: bytes, expected: int = 1) -> list[Reply]:
+    """Send bytes as they are, and read as many answers as are expected, fewer when the server closes."""
+    with connect(url) as connection:
         connection.sendall(data)
-        connection.shutdown(socket.SHUT_WR)
-        return read_replies(connection)
+        return read_replies(connection, expected)
 
 
-def connect(url: str, seconds: float = 20.0) -> socket.socket:
+def connect(url: str) -> socket.socket:
     parts = urlsplit(url)
-    return socket.create_connection((parts.hostname, parts.port), timeout=seconds)
+    return socket.create_connection((parts.hostname, parts.port), timeout=20)
 
 
-def read_replies(connection: socket.socket) -> list[Reply]:
-    """All answers until the server closes the connection."""
-    data = b""
-    while chunk := receive(connection):
-        data += chunk
-    replies = []
-    while data:
-        head, _, data = data.partition(b"\r\n\r\n")
-        reply, length = parse_head(head)
-        replies.append(Reply(reply.status, reply.headers, data[:length]))
-        data = data[length:]
+def read_replies(connection: socket.socket, expected: int = 1) -> list[Reply]:
+    data, replies = b"", []
+    while len(replies) < expected:
+        head, end, body = data.partition(b"\r\n\r\n")
+        reply, length = parse_head(head) if end else (None, 0)
+        if reply is not None and len(body) >= length:
+            replies.append(Reply(reply.status, reply.headers, body[:length]))
+            data = body[length:]
+        elif chunk := receive(connection):
+            data += chunk
+        else:
+            break
     return replies
 
 
 def receive(connection: socket.socket) -> bytes:
+    """The next bytes, none when the server has closed."""
     try:
         return connection.recv(65536)
     except ConnectionResetError:  # closed while we still sent
         return b""
-
-
-def read_reply(connection: socket.socket) -> Reply:
-    """One answer of a connection that stays open."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        chunk = receive(connection)
-        if not chunk:
-            raise ConnectionError(f"closed after {data!r}")
-        data += chunk
-    head, _, body = data.partition(b"\r\n\r\n")
-    reply, length = parse_head(head)
-    while len(body) < length:
-        body += receive(connection)
-    return Reply(reply.status, reply.headers, body)
 
 
 def parse_head(head: bytes) -> tuple[Reply, int]:

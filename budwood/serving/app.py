@@ -11,7 +11,7 @@ from importlib.resources import files
 
 from budwood.serving.auth import check_host, check_origin
 from budwood.serving.errors import HttpError, dialect_of, render
-from budwood.serving.http import Disconnected, Receive, Request, Response, Scope, Send, send_response
+from budwood.serving.http import Disconnected, Receive, Request, Response, Scope, Send, request_ids, send_response
 from budwood.serving.openapi import document
 from budwood.serving.routes import ROUTES, Route
 from budwood.serving.service import Service
@@ -48,6 +48,7 @@ class App:
 
     def __post_init__(self) -> None:
         service = self.service
+        self.ids = request_ids()
         schema = document(service.models, service.limits, guarded=service.keys is not None)
         service.openapi = json.dumps(schema).encode()
 
@@ -56,7 +57,7 @@ class App:
             return await refuse_other(scope, receive, send)
         started = time.perf_counter()
         service = self.service
-        request = Request(scope, receive, service.models[0])
+        request = Request(scope, receive, service.models[0], self.ids)
         route = None
         try:
             route = self.route(scope["method"], request)

@@ -83,8 +83,9 @@ class Batcher:
         self.room = queue
         self.metrics = metrics
         self.waiting: deque[Waiting] = deque()
-        self.condition = threading.Condition(threading.Lock())
-        self.idle = 0
+        self.lock = threading.Lock()
+        self.idle: list[threading.Lock] = []
+        """A held lock for each runner that waits; releasing it wakes the runner."""
         self.closed = False
         self.seconds_per_row = 0.0
         self.runners = [threading.Thread(target=self.work, name=f"runner-{i}", daemon=True) for i in range(runners)]
@@ -104,10 +105,11 @@ class Batcher:
             raise HttpError(503, "the server is busy; try again later", retry_after=self.retry_after())
         ticket = Ticket(model, rows, top, self.loop.create_future())
         ticket.timer = self.loop.call_later(self.limits.answer_seconds, self.expire, ticket)
-        with self.condition:
-            self.waiting.extend((ticket, i) for i in range(len(rows)))
-            if self.idle:
-                self.condition.notify(min(self.idle, len(rows)))
+        with self.lock:
+            self.waiting.extend([(ticket, i) for i in range(len(rows))])
+            for _ in range(min(len(self.idle), len(rows))):
+                # The runner that stopped last: its core still has the model at hand.
+                self.idle.pop().release()
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -127,7 +129,7 @@ class Batcher:
     def leave(self, ticket: Ticket) -> None:
         if ticket.timer is not None:
             ticket.timer.cancel()
-        with self.condition:
+        with self.lock:
             self.waiting = deque(item for item in self.waiting if item[0] is not ticket)
 
     def retry_after(self) -> int:
@@ -140,29 +142,34 @@ class Batcher:
 
     def close(self) -> None:
         """Stop the runners after what they compute now."""
-        with self.condition:
+        with self.lock:
             self.closed = True
-            self.condition.notify_all()
+            while self.idle:
+                self.idle.pop().release()
         for runner in self.runners:
             runner.join(timeout=5)
 
     # In the runner threads
 
     def work(self) -> None:
-        while batch := self.take():
+        awake = threading.Lock()
+        awake.acquire()
+        while batch := self.take(awake):
             started = time.perf_counter()
             ticket = batch[0][0]
             results = compute(ticket.model, [waiting.rows[i] for waiting, i in batch], ticket.top)
             self.loop.call_soon_threadsafe(self.deliver, batch, results, time.perf_counter() - started)
 
-    def take(self) -> list[Waiting]:
+    def take(self, awake: threading.Lock) -> list[Waiting]:
         """Wait for work and take a fair share of it; an empty list when the batcher is closed."""
-        with self.condition:
-            while not self.waiting and not self.closed:
-                self.idle += 1
-                self.condition.wait()
-                self.idle -= 1
-            return [] if self.closed else self.pick()
+        while True:
+            with self.lock:
+                if self.closed:
+                    return []
+                if self.waiting:
+                    return self.pick()
+                self.idle.append(awake)
+            awake.acquire()
 
     def pick(self) -> list[Waiting]:
         # Not more than a fair share: one long batch beside an idle runner would waste a core.

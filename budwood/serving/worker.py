@@ -121,6 +121,8 @@ async def run(
         access_log=False,
         lifespan="off",
         ws="none",
+        # The caller's address is not used, so X-Forwarded-For has nothing to say.
+        proxy_headers=False,
         timeout_keep_alive=max(1, int(limits.keep_alive_seconds)),
     )
     config.load()

@@ -122,7 +122,7 @@ def test_runners_share_what_waits() -> None:
         await asyncio.gather(*(ticket.future for ticket in (*busy, *tickets)))
 
     batches = with_bench(body, runners=2).batches
-    assert sorted(sum(batches, [])) == sorted("xyabcdefgh")
+    assert sorted(text for batch in batches for text in batch) == sorted("xyabcdefgh")
     assert max(map(len, batches)) <= 4
 
 

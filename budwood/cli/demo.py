@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 NAME = "tickets"
 ADAPT_MINUTES = 1.0
 SHRINK_MINUTES = 1.0
-MAX_DROP = 0.05
+MAX_DROP = 0.1
 TEXTS = (
     "my parcel should have been here on monday",
     "I was charged twice, please send one of the payments back",

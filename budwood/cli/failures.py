@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import typer
 
@@ -28,10 +29,11 @@ class Outcome:
 
 
 @contextmanager
-def reported(as_json: bool, debug: bool, farewell: str) -> Iterator[Outcome]:
+def reported(command: str, as_json: bool, debug: bool, farewell: str) -> Iterator[Outcome]:
     """Catch whatever ends a command, print it to standard error, and note the exit code.
 
     Args:
+        command: such as `budwood adapt`.
         farewell: what to say when a signal ended the command.
     """
     from budwood.engine.signals import Terminated
@@ -54,17 +56,17 @@ def reported(as_json: bool, debug: bool, farewell: str) -> Iterator[Outcome]:
     except Exception as error:  # noqa: BLE001  # the last line of defence of a command line
         if debug:
             traceback.print_exc()
-        told = explain(error)
+        told = explain(error, command)
         outcome.code = told.exit_code
         show(told, as_json)
 
 
-def explain(error: Exception) -> BudwoodError:
+def explain(error: Exception, command: str) -> BudwoodError:
     """Any error as cause, place and fix."""
     if isinstance(error, BudwoodError):
         return error
     if isinstance(error, typer.TyperException):
-        return usage(error)
+        return usage(error, command)
     if isinstance(error, MemoryError):
         return BudwoodError(
             "the memory is used up", fix="close other programs, or take fewer rows or a smaller base model"
@@ -79,11 +81,11 @@ def explain(error: Exception) -> BudwoodError:
     )
 
 
-def usage(error: typer.TyperException) -> BudwoodError:
+def usage(error: typer.TyperException, command: str) -> BudwoodError:
     """What the parser refused. It knows the options that look alike."""
     context = getattr(error, "ctx", None)
-    command = context.command_path if context else "budwood"
-    near = list(getattr(error, "possibilities", None) or ())[:2]
+    command = context.command_path if context else command
+    near = get_close_matches(getattr(error, "option_name", ""), getattr(error, "possibilities", None) or (), 2, 0.75)
     fix = f"did you mean {' or '.join(near)}?" if near else f"{command} --help"
     cause = error.message if near else error.format_message()
     cause, _, better = cause.partition(" Did you mean ")

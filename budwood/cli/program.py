@@ -99,13 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug, as_json = "--debug" in own, "--json" in own
     rest = [item for item in own if item != "--debug"] + given[len(own) :] or ["--help"]
     never_fail_to_print()
-    with failures.reported(as_json, debug, FAREWELLS.get(rest[0], "interrupted")) as outcome, quiet_libraries(debug):
-        if rest[0] in VERBS:
-            # Past the group: its options for shell completion take a tenth of a second to parse.
-            code = load(rest[0]).main(rest[1:], prog_name=f"budwood {rest[0]}", standalone_mode=False)
-        else:
-            code = app(rest, prog_name="budwood", standalone_mode=False)
-        outcome.code = code or 0
+    known = rest[0] in VERBS
+    command = f"budwood {rest[0]}" if known else "budwood"
+    farewell = FAREWELLS.get(rest[0], "interrupted")
+    with failures.reported(command, as_json, debug, farewell) as outcome, quiet_libraries(debug):
+        # A verb goes past the group, whose options for shell completion take a tenth of a second to parse.
+        parser, words = (load(rest[0]), rest[1:]) if known else (get_command(app), rest)
+        outcome.code = parser.main(words, prog_name=command, standalone_mode=False) or 0
         sys.stdout.flush()
     return outcome.code
 

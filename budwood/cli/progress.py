@@ -60,6 +60,9 @@ class Lines:
         if self.ended or (done < total and now - self.shown < self.every):
             return
         self.shown, self.ended = now, done >= total
+        if done == 0:
+            self.write(f"{what} …")
+            return
         parts = [f"{what}: {done:,} of {total:,}", self.timing(now, done, total), note]
         self.write(", ".join(part for part in parts if part))
 
@@ -75,7 +78,7 @@ class Lines:
 
 @final
 class Bars:
-    """One moving line for the stage that runs; a stage that ended leaves a line with its time and last note."""
+    """One moving line for the stage that runs; a stage that is done leaves a line with its time and last note."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -104,29 +107,25 @@ class Bars:
         self.task: TaskID | None = None
         self.what = ""
         self.began = 0.0
-        self.last = ""
 
     def __call__(self, what: str, done: int, total: int, note: str) -> None:
         if self.task is None and what == self.what and done >= total:
             return
         if self.task is None or what != self.what:
-            self.end()
+            self.remove()
             self.what, self.began = what, time.monotonic()
             self.task = self.bar.add_task(what, total=total, completed=done, note=note, memory=memory())
         self.bar.update(self.task, completed=done, total=total, note=note, memory=memory())
-        self.last = note
         if done >= total:
-            self.end()
+            self.remove()
+            took = duration(time.monotonic() - self.began)
+            self.note(f"{what}: {took}, {note}" if note else f"{what}: {took}")
 
-    def end(self) -> None:
-        """Leave a line of the stage that is over."""
-        if self.task is None:
-            return
-        self.bar.remove_task(self.task)
-        self.task = None
-        self.note(
-            ", ".join(part for part in (f"{self.what}: {duration(time.monotonic() - self.began)}", self.last) if part)
-        )
+    def remove(self) -> None:
+        """Take the moving line away."""
+        if self.task is not None:
+            self.bar.remove_task(self.task)
+            self.task = None
 
     def note(self, text: str) -> None:
         """A line above the bar; it may hold ANSI colours."""

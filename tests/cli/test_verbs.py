@@ -1,0 +1,256 @@
+"""Each verb passes its flags on, prints its result for people, and gives the documented keys with `--json`."""
+
+from pathlib import Path
+
+import pytest
+
+from budwood import flow
+from budwood.engine.findings import Finding
+from budwood.engine.table import Place
+from budwood.stages.results import Diagnosed
+
+ADAPT_KEYS = (
+    "name version id path task base method metric score ci n_train n_test baseline verdict seconds peak_memory_mb "
+    "energy_wh"
+)
+SHRINK_KEYS = "name version id path chosen within_budget reference candidates plot"
+CANDIDATE_KEYS = "recipe score ci drop drop_ci p50_ms p95_ms items_per_s size_mb memory_mb within_budget why"
+
+
+class Fake:
+    """A verb that notes what it was called with, reports some progress, and answers."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def __call__(self, *arguments, progress=None, **parameters):
+        self.arguments, self.parameters = arguments, parameters
+        if progress is not None:
+            progress("base", 0, 0, "base=minilm  # the default")
+            progress("training", 1, 2, "loss 0.5")
+            progress("training", 2, 2, "loss 0.4")
+        return self.answer
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    def put(verb, answer):
+        stand_in = Fake(answer)
+        monkeypatch.setattr(flow, verb, stand_in)
+        return stand_in
+
+    return put
+
+
+def test_adapt_passes_every_flag_on(run, fake, adapted):
+    verb = fake("adapt", adapted)
+    line = (
+        "adapt rows.csv --task text_classification --base folder --name n --target y --input a,b --group g "
+        "--test t.csv --method lora --shots 8 --seed 4 --max-minutes 2.5 --fresh --store s"
+    )
+    assert run(*line.split()).code == 0
+    assert verb.arguments == (Path("rows.csv"),)
+    assert verb.parameters == {
+        "task": "text_classification",
+        "base": "folder",
+        "name": "n",
+        "target": "y",
+        "input": "a,b",
+        "group": "g",
+        "test": Path("t.csv"),
+        "method": "lora",
+        "shots": 8,
+        "seed": 4,
+        "max_minutes": 2.5,
+        "fresh": True,
+        "store": "s",
+    }
+
+
+def test_adapt_prints_the_model_beside_its_baseline_and_the_next_command(run, fake, adapted):
+    fake("adapt", adapted)
+    ran = run("adapt", "rows.csv")
+    lines = ran.out.splitlines()
+    assert lines[0].split() == ["model", "method", "accuracy", "%", "95", "%", "interval", "rows"]
+    assert lines[1].split() == ["baseline", "head", "83.00", "[74.10,", "89.20]", "94"]
+    assert lines[2].split() == ["tickets:3", "full", "92.50", "[86.00,", "96.10]", "94"]
+    assert "verdict   full +9.5 points against head, so full ships" in lines
+    assert "time      1 min 23 s  (head 6.0 s, full 1 min 10 s)" in lines
+    assert "next: budwood shrink tickets" in ran.err
+    assert "base=minilm  # the default" in ran.err
+    assert "training: 2 of 2" in ran.err
+
+
+def test_adapt_json_has_the_documented_keys_and_nothing_beside_it(run, fake, adapted):
+    fake("adapt", adapted)
+    ran = run("adapt", "rows.csv", "--json")
+    assert {*ADAPT_KEYS.split()} <= ran.json.keys()
+    assert ran.json["ci"] == [0.86, 0.961]
+    assert ran.json["baseline"] == {"method": "head", "score": 0.83, "ci": [0.741, 0.892]}
+    assert ran.err == ""
+
+
+def test_evaluate(run, fake, evaluated):
+    verb = fake("evaluate", evaluated)
+    ran = run("evaluate", "tickets@live", "rows.csv", "--target", "y", "--input", "x", "--store", "s")
+    assert verb.arguments == ("tickets@live", Path("rows.csv"))
+    assert verb.parameters == {"target": "y", "input": "x", "store": "s"}
+    assert [line.split() for line in ran.out.splitlines()[1:]] == [
+        ["accuracy", "90.00", "[85.00,", "94.00]", "200"],
+        ["macro_f1", "0.8800"],
+    ]
+    assert run("evaluate", "m", "rows.csv", "--json").json == {
+        "metric": "accuracy",
+        "score": 0.9,
+        "ci": [0.85, 0.94],
+        "n": 200,
+        "metrics": {"accuracy": 0.9, "macro_f1": 0.88},
+    }
+
+
+def test_a_number_that_json_does_not_have_becomes_null(run, fake, evaluated):
+    evaluated.metrics["auc"] = float("nan")
+    fake("evaluate", evaluated)
+    assert run("evaluate", "m", "rows.csv", "--json").json["metrics"]["auc"] is None
+
+
+def test_compare_prints_the_difference_a_verdict_and_the_rows(run, fake, compared):
+    verb = fake("compare", compared)
+    ran = run("compare", "tickets:1", "tickets:2", "rows.csv")
+    assert verb.arguments == ("tickets:1", "tickets:2", Path("rows.csv"))
+    assert "+2.00 [-1.00, 5.00]" in ran.out
+    assert "These rows do not tell tickets:1 and tickets:2 apart" in ran.out
+    assert r"late \x1b[31mparcel" in ran.out
+    assert "\x1b" not in ran.out
+    assert run("compare", "a", "b", "rows.csv", "--json").json["rows"][0]["text"] == "late \x1b[31mparcel"
+
+
+def test_shrink_passes_its_flags_and_prints_candidates_plot_and_next_command(run, fake, shrunk_within):
+    verb = fake("shrink", shrunk_within)
+    line = (
+        "shrink tickets --max-drop 0.02 --max-p95-ms 5 --max-mb 30 --max-minutes 3 --data d.csv --name small --seed 2 "
+        "--store s"
+    )
+    ran = run(*line.split())
+    assert ran.code == 0
+    assert verb.arguments == ("tickets",)
+    assert verb.parameters == {
+        "max_drop": 0.02,
+        "max_p95_ms": 5.0,
+        "max_mb": 30.0,
+        "max_minutes": 3.0,
+        "data": Path("d.csv"),
+        "name": "small",
+        "seed": 2,
+        "store": "s",
+    }
+    parent, int8, slow = ran.out.splitlines()[1:4]
+    assert parent.split()[0] == "tickets"
+    assert int8.split()[:2] == ["*", "int8"]
+    assert "0.80x slower" in slow
+    assert "int8: chosen: drop +1.00" in ran.out
+    assert "layers-3: refused: drop +9; slower than the parent" in ran.out
+    assert "pareto.svg" in ran.out
+    assert "saved as small:4" in ran.out
+    assert "next: budwood serve small" in ran.err
+
+
+def test_shrink_json_has_the_documented_keys(run, fake, shrunk_within):
+    fake("shrink", shrunk_within)
+    found = run("shrink", "tickets", "--json").json
+    assert {*SHRINK_KEYS.split()} <= found.keys()
+    assert {*CANDIDATE_KEYS.split()} <= found["candidates"][0].keys()
+    assert (found["chosen"], found["within_budget"], found["version"]) == ("int8", True, 4)
+
+
+def test_shrink_without_proof_exits_with_5_and_says_how_many_rows_would_prove_it(run, fake, shrunk_undecided):
+    fake("shrink", shrunk_undecided)
+    ran = run("shrink", "tickets")
+    assert ran.code == 5
+    assert "int8: undecided: 94 rows cannot tell" in ran.out
+    assert "about 2,100 would" in ran.out
+    assert "budwood shrink tickets --max-drop 0.041" in ran.err
+    ran = run("shrink", "tickets", "--json")
+    assert (ran.code, ran.json["within_budget"], ran.json["name"]) == (5, False, None)
+
+
+def finding(severity, **changes):
+    rows = (Place("rows.csv", 3), Place("rows.csv", 9))
+    return Finding("leakage", severity, "2 texts of test are also in train", rows, "drop them", **changes)
+
+
+def test_doctor_exits_with_3_for_an_error_and_shows_rows_and_fixes(run, fake):
+    verb = fake("doctor", Diagnosed([finding("error", fixable=True)], ("delimiter=,  # found",), {}))
+    ran = run("doctor", "rows.csv", "--test", "t.csv", "--target", "y", "--input", "x")
+    assert verb.parameters == {"test": Path("t.csv"), "target": "y", "input": "x", "fix": None}
+    assert ran.code == 3
+    assert "error: 2 texts of test are also in train  [leakage]" in ran.out
+    assert "drop them (--fix does it)" in ran.out
+    assert "1 error, 0 warnings, 0 info" in ran.out
+    assert "next: budwood doctor rows.csv --fix rows-mended.csv" in ran.err
+    ran = run("doctor", "rows.csv", "--json")
+    assert ran.code == 3
+    assert ran.json["findings"][0]["rows"][0] == {"source": "rows.csv", "number": 3}
+
+
+def test_doctor_with_fix_or_mere_warnings_exits_with_0(run, fake):
+    fake("doctor", Diagnosed([finding("error")], (), {}, Path("out.csv")))
+    ran = run("doctor", "rows.csv", "--fix", "out.csv")
+    assert (ran.code, "mended copy: out.csv" in ran.out) == (0, True)
+    fake("doctor", Diagnosed([finding("warning")], (), {}))
+    assert run("doctor", "rows.csv").code == 0
+    fake("doctor", Diagnosed([], (), {}))
+    ran = run("doctor", "rows.csv")
+    assert (ran.code, "the data look healthy" in ran.out) == (0, True)
+    assert "next: budwood adapt rows.csv" in ran.err
+
+
+def test_export_finds_a_name_for_the_folder(run, tiny_bundle, tmp_path):
+    flow.models().publish("tickets", tiny_bundle)
+    ran = run("export", "tickets", "--json")
+    assert ran.json["path"] == "tickets-1"
+    assert "onnx/model.onnx" in ran.json["files"]
+    assert (tmp_path / "tickets-1" / "model.safetensors").is_file()
+    ran = run("export", "tickets")
+    assert ran.code == 2
+    assert "already exists" in ran.err
+    assert run("export", "tickets", "elsewhere").out.startswith("exported  elsewhere\n")
+
+
+def test_serve_passes_its_flags_and_prints_an_address_and_a_line_to_paste(run, monkeypatch, tiny_bundle):
+    flow.models("s").publish("tickets", tiny_bundle)
+    calls = []
+
+    def serve(*references, on_ready, **parameters):
+        calls.append((references, parameters))
+        on_ready("http://127.0.0.1:8123")
+
+    monkeypatch.setattr(flow, "serve", serve)
+    line = (
+        "serve tickets tickets:1 --host 127.0.0.1 --port 8123 --workers 2 --runtime null --keys k --max-queue 7 "
+        "--store s"
+    )
+    ran = run(*line.split())
+    assert calls == [
+        (
+            ("tickets", "tickets:1"),
+            {
+                "host": "127.0.0.1",
+                "port": 8123,
+                "workers": 2,
+                "runtime": "null",
+                "keys": Path("k"),
+                "max_queue": 7,
+                "store": "s",
+            },
+        )
+    ]
+    assert ran.code == 0
+    assert "http://127.0.0.1:8123" in ran.err
+    assert "curl -s http://127.0.0.1:8123/predict -H 'content-type: application/json'" in ran.err
+    assert "authorization: Bearer KEY" in ran.err
+    assert run("serve", "tickets", "--store", "s", "--json").json == {
+        "url": "http://127.0.0.1:8123",
+        "models": ["tickets"],
+    }
+    assert calls[1][1]["workers"] == "auto"

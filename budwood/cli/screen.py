@@ -9,16 +9,17 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 from types import TracebackType
 from typing import Any, Self
 
 from budwood.cli.progress import Bars, Lines
-from budwood.cli.text import coloured, paint, printable
+from budwood.cli.text import paint, printable
 
 __all__ = ["Screen", "percent", "points", "span"]
 
 NUMBER = re.compile(r"[-+]?[\d,.]+x?|")
-WIDE = 400
+WIDE = 10_000
 """Columns where nobody sees the lines break."""
 
 
@@ -108,27 +109,38 @@ class Screen:
         self.out.write((paint(printable(text), style, self.out) if style else printable(text)) + "\n")
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table of text; columns of numbers are flush right. It is as wide as it must be, or as the terminal is."""
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
+        """A table of text; columns of numbers are flush right. It is turned on its side where that makes it fit."""
+        from rich.cells import cell_len
 
         self.settle()
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
-        for number, header in enumerate(headers):
-            right = all(NUMBER.fullmatch(row[number]) for row in rows)
-            table.add_column(header, justify="right" if right else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        console = Console(file=self.out, width=None if self.out.isatty() else WIDE, no_color=not coloured(self.out))
-        with console.capture() as capture:
-            console.print(table)
-        self.out.write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
+        room = get_terminal_size().columns if self.out.isatty() else WIDE
+        upright = [list(headers), *([printable(cell) for cell in row] for row in rows)]
+        for lines in (aligned(upright), aligned([list(column) for column in zip(*upright, strict=True)])):
+            if all(cell_len(line) <= room for line in lines):
+                break
+        else:
+            lines = aligned(upright)
+        self.out.write(paint(lines[0], "1", self.out) + "\n")
+        self.out.writelines(f"{line}\n" for line in lines[1:])
 
     def next(self, *commands: str) -> None:
         """What to type next."""
         for number, command in enumerate(commands):
             self.note(("next: " if number == 0 else "      ") + command)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines with two spaces between columns; the first row is the header."""
+    from rich.cells import cell_len
+
+    columns = [[row[number] for row in rows] for number in range(len(rows[0]))]
+    padded = []
+    for column in columns:
+        width = max(cell_len(cell) for cell in column)
+        right = all(NUMBER.fullmatch(cell) for cell in column[1:])
+        gaps = [" " * (width - cell_len(cell)) for cell in column]
+        padded.append([gap + cell if right else cell + gap for gap, cell in zip(gaps, column, strict=True)])
+    return ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
 
 
 def finite(value: Any) -> Any:

@@ -85,7 +85,6 @@ def show(screen: Screen, result: "Shrunk", model: str) -> None:
 def candidates(screen: Screen, report: "ShrinkReport", model: str) -> None:
     """One line a model; the chosen one is marked."""
     headers = (
-        "",
         "model",
         f"{report.metric} %",
         "drop, points",
@@ -98,8 +97,7 @@ def candidates(screen: Screen, report: "ShrinkReport", model: str) -> None:
     )
     rows = [
         (
-            "*" if item.recipe == report.chosen else "",
-            model if item is report.reference else item.recipe,
+            f"{model}, as it is" if item is report.reference else item.recipe + " *" * (item.recipe == report.chosen),
             percent(item.score),
             points(item.drop, item.drop_ci),
             number(item.p50_ms, 2),
@@ -112,7 +110,8 @@ def candidates(screen: Screen, report: "ShrinkReport", model: str) -> None:
         for item in (report.reference, *report.candidates)
     ]
     screen.table(headers, rows)
-    screen.line(f"{report.n:,} test rows; intervals are 95 %; speed is against {model}, measured in turns", "2")
+    mark = "; * is chosen" if report.chosen else ""
+    screen.line(f"{report.n:,} test rows; intervals are 95 %; speed is against {model}, measured in turns{mark}", "2")
 
 
 def speed(item: "Candidate") -> str:

@@ -160,6 +160,17 @@ def test_tables_align_and_escape(capsys):
     assert lines == ["name              MB", "漢字 [red]       1.5", r"a\x1b[31mb  1,023.25"]
 
 
+def test_a_table_that_is_too_wide_for_the_terminal_is_turned_on_its_side(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("COLUMNS", "40")
+    with Screen(as_json=False) as screen:
+        screen.table(("model", *(f"figure {i}" for i in range(9))), [("a", *"123456789"), ("b", *"123456789")])
+    lines = ANSI.sub("", stream.getvalue()).splitlines()
+    assert lines[:3] == ["model     a  b", "figure 0  1  1", "figure 1  2  2"]
+    assert len(lines) == 10
+
+
 def test_a_wide_table_is_not_broken_in_a_log(capsys):
     with Screen(as_json=False) as screen:
         screen.table(("a", "b"), [("x" * 90, "y" * 90)])

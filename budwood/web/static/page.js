@@ -1,1 +1,140 @@
+// The page to try the model on. Everything from the server is put in as text, never as markup.
+"use strict";
 
+const byId = (id) => document.getElementById(id);
+let models = [];
+let key = "";
+
+function headers(more) {
+  return key ? { ...more, authorization: `Bearer ${key}` } : { ...more };
+}
+
+function show(id, visible) {
+  byId(id).hidden = !visible;
+}
+
+function fail(message) {
+  byId("error").textContent = message;
+  show("error", Boolean(message));
+}
+
+// A bar is drawn as SVG attributes: the page's policy allows no inline style.
+function bar(share) {
+  const space = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(space, "svg");
+  svg.setAttribute("class", "bar");
+  svg.setAttribute("viewBox", "0 0 100 4");
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("aria-hidden", "true");
+  for (const width of [100, Math.max(0, Math.min(1, share)) * 100]) {
+    const rect = document.createElementNS(space, "rect");
+    rect.setAttribute("width", String(width));
+    rect.setAttribute("height", "4");
+    svg.append(rect);
+  }
+  return svg;
+}
+
+function row(label, value, share) {
+  const line = document.createElement("tr");
+  const name = document.createElement("th");
+  const cell = document.createElement("td");
+  name.scope = "row";
+  name.textContent = label;
+  cell.textContent = value;
+  cell.append(bar(share));
+  line.append(name, cell);
+  return line;
+}
+
+function showAnswer(answer, seconds, reply) {
+  const label = answer.label ?? (answer.labels?.length ? answer.labels.join(", ") : "no label");
+  byId("label").textContent = label;
+  const scores = Object.entries(answer.scores ?? {});
+  byId("scores").replaceChildren(...scores.map(([name, value]) => row(name, `${(value * 100).toFixed(1)} %`, value)));
+  const version = reply.headers.get("x-model-version");
+  const cut = answer.truncated ? " The text was longer than the model reads, and was cut." : "";
+  byId("timing").textContent = `${(seconds * 1000).toFixed(1)} ms with the network, version ${version}.${cut}`;
+  show("answer", true);
+}
+
+async function predict() {
+  const model = models[Number(byId("model").value) || 0];
+  const button = byId("form").querySelector("button");
+  if (!model || button.getAttribute("aria-disabled") === "true") return;
+  button.setAttribute("aria-disabled", "true");
+  const start = performance.now();
+  try {
+    const reply = await fetch(`/models/${encodeURIComponent(model.name)}/predict?top=5`, {
+      method: "POST",
+      headers: headers({ "content-type": "application/json" }),
+      body: JSON.stringify({ [model.input]: byId("text").value }),
+    });
+    const seconds = (performance.now() - start) / 1000;
+    const answer = await reply.json();
+    fail(reply.ok ? "" : `${answer.title}: ${answer.detail}`);
+    show("answer", reply.ok);
+    if (reply.ok) showAnswer(answer, seconds, reply);
+  } catch (error) {
+    fail("The server does not answer.");
+  } finally {
+    button.removeAttribute("aria-disabled");
+  }
+}
+
+function showModels(found) {
+  if (found.length === models.length) return;
+  models = found;
+  byId("title").textContent = found.length === 1 ? `${found[0].name} ${found[0].version}` : "";
+  byId("model").replaceChildren(...found.map((model, i) => new Option(`${model.name} ${model.version}`, String(i))));
+  show("model-row", found.length > 1);
+}
+
+const LONGEST = 20;
+
+function showCounts() {
+  const model = models[Number(byId("model").value) || 0];
+  const counts = Object.entries(model?.predictions ?? {}).filter(([, count]) => count > 0);
+  counts.sort((a, b) => b[1] - a[1]);
+  const most = counts.length ? counts[0][1] : 1;
+  const shown = counts.slice(0, LONGEST).map(([name, count]) => row(name, String(count), count / most));
+  byId("counts").replaceChildren(...shown);
+  const left = counts.length - LONGEST;
+  byId("more").textContent = counts.length === 0 ? "None yet." : left > 0 ? `and ${left} labels more` : "";
+}
+
+const milliseconds = (value) => (value === null ? "–" : `${value < 100 ? value.toFixed(1) : value.toFixed(0)} ms`);
+
+async function refresh() {
+  if (document.hidden) return;
+  try {
+    const reply = await fetch("/stats", { headers: headers() });
+    show("key-row", reply.status === 401 || Boolean(key));
+    if (!reply.ok) return;
+    const live = await reply.json();
+    showModels(live.models);
+    models = live.models;
+    byId("rate").textContent = live.requests_per_second.toFixed(1);
+    byId("p50").textContent = milliseconds(live.p50_ms);
+    byId("p95").textContent = milliseconds(live.p95_ms);
+    byId("queue").textContent = String(live.queue_depth);
+    byId("workers").textContent = String(live.workers_ready);
+    showCounts();
+  } catch (error) {
+    byId("workers").textContent = "0";
+  }
+}
+
+byId("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  predict();
+});
+byId("text").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("form").requestSubmit();
+});
+byId("key").addEventListener("input", (event) => {
+  key = event.target.value.trim();
+});
+byId("key").addEventListener("change", refresh);
+refresh();
+setInterval(refresh, 1000);

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 
 import typer
 
-from budwood.cli.text import paint, printable
+from budwood.cli.text import clear_line, paint, printable
 from budwood.core.errors import BudwoodError, UsageError
 
 __all__ = ["Outcome", "reported"]
@@ -96,5 +96,6 @@ def show(error: BudwoodError, as_json: bool, mark: str = "error: ") -> None:
     if as_json:
         sys.stderr.write(json.dumps(error.to_json()) + "\n")
         return
+    clear_line(sys.stderr)
     lines = [printable(line) for line in str(error).splitlines() or [""]]
     sys.stderr.write(paint(mark, "1;31", sys.stderr) + "\n".join(lines) + "\n")

@@ -11,24 +11,10 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from budwood.cli import failures
+from budwood.cli import VERBS, failures
 from budwood.core.errors import UsageError
 
-__all__ = ["VERBS", "app", "main"]
-
-VERBS = (
-    "doctor",
-    "adapt",
-    "evaluate",
-    "predict",
-    "shrink",
-    "compare",
-    "serve",
-    "models",
-    "export",
-    "demo",
-)
-"""In the order of use, as `--help` lists them. Each is a file here with a function or a `Typer` of its name."""
+__all__ = ["app", "run"]
 
 SAVED = "interrupted; what was done is saved, and the same command goes on from there"
 FAREWELLS = {"adapt": SAVED, "shrink": SAVED, "demo": SAVED, "serve": "stopped; what was accepted is answered"}
@@ -92,12 +78,11 @@ def budwood(
     """From a pretrained model and a small data set to a small, fast model behind an API that scales."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; `arguments` are those of the process when left out."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+def run(given: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
     own = given[: given.index("--")] if "--" in given else given
     debug, as_json = "--debug" in own, "--json" in own
-    rest = [item for item in own if item != "--debug"] + given[len(own) :] or ["--help"]
+    rest = [item for item in own if item != "--debug"] + list(given[len(own) :]) or ["--help"]
     never_fail_to_print()
     known = rest[0] in VERBS
     command = f"budwood {rest[0]}" if known else "budwood"

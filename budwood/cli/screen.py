@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from budwood.cli.progress import Bars, Lines
-from budwood.cli.text import paint, printable
+from budwood.cli.text import clear_line, paint, printable
 
 __all__ = ["Screen", "percent", "points", "span"]
 
@@ -39,6 +39,7 @@ class Screen:
     def __enter__(self) -> Self:
         self.out, self.err = sys.stdout, sys.stderr
         sys.stdout = sys.stderr
+        clear_line(self.err)
         if self._waiting and not self.as_json and self.err.isatty():
             self.err.write(paint(f"{printable(self._waiting)} …", "2", self.err))
             self.err.flush()
@@ -58,8 +59,7 @@ class Screen:
             self._listener.close()
             self._listener = None
         if self._waiting:
-            self.err.write("\r\x1b[2K")
-            self.err.flush()
+            clear_line(self.err)
             self._waiting = ""
 
     def progress(self, what: str, done: int, total: int, note: str) -> None:

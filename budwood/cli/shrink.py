@@ -1,5 +1,6 @@
 """`budwood shrink`: the smallest model within a budget, measured here and accepted only by a test."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from budwood.stages.results import Shrunk
 
 NOT_WITHIN_BUDGET = 5
+WIDER = 1.15
 
 
 def shrink(
@@ -147,9 +149,15 @@ def shortfall(report: "ShrinkReport") -> str:
 
 
 def alternatives(report: "ShrinkReport", model: str) -> list[str]:
-    """Commands that have a chance: a wider limit that the measured intervals would pass, or more rows."""
-    bounds = [item.drop_ci[1] for item in report.candidates if item.drop_ci is not None]
-    commands = []
-    if bounds and min(bounds) > report.budget.max_drop and min(bounds) < 0.5:
-        commands.append(f"budwood shrink {model} --max-drop {min(bounds) + 0.0005:.3f}  # what these rows can show")
-    return [*commands, "budwood adapt DATA --test MORE_TEST_ROWS  # more test rows prove a smaller drop"]
+    """Commands that have a chance: a wider limit that the measured intervals would pass, and more rows."""
+    bounds = [
+        # Candidates are tested together, with bounds a little wider than the interval that is shown.
+        item.drop + WIDER * (item.drop_ci[1] - item.drop)
+        for item in report.candidates
+        if item.drop is not None and item.drop_ci is not None
+    ]
+    limit = math.ceil(200 * min(bounds, default=1)) / 200
+    more = "budwood adapt DATA --test MORE_TEST_ROWS  # more test rows prove a smaller drop"
+    if report.budget.max_drop < limit < 0.5:
+        return [f"budwood shrink {model} --max-drop {limit:g}  # what these rows can show", more]
+    return [more]

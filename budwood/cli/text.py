@@ -4,7 +4,7 @@ import os
 import unicodedata
 from typing import TextIO
 
-__all__ = ["coloured", "paint", "printable"]
+__all__ = ["clear_line", "coloured", "paint", "printable"]
 
 BIDIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """They reorder what a terminal shows, and can so make a line read as another one."""
@@ -18,6 +18,13 @@ def coloured(stream: TextIO) -> bool:
 def paint(text: str, style: str, stream: TextIO) -> str:
     """The text in an ANSI style, such as "1;31" for bold red, where the stream shows it."""
     return f"\x1b[{style}m{text}\x1b[0m" if coloured(stream) else text
+
+
+def clear_line(stream: TextIO) -> None:
+    """Take away what only a waiting terminal shows."""
+    if stream.isatty():
+        stream.write("\r\x1b[2K")
+        stream.flush()
 
 
 def printable(text: str) -> str:

@@ -100,7 +100,7 @@ def test_a_log_gets_lines_without_colours(capsys):
 def test_a_terminal_shows_something_at_once_and_takes_it_away(terminal, monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     with Screen(as_json=False, waiting="adapt: reading rows.csv") as screen:
-        assert ANSI.sub("", terminal.getvalue()) == "adapt: reading rows.csv …"
+        assert ANSI.sub("", terminal.getvalue()) == "\radapt: reading rows.csv …"
         screen.note("remark")
     assert terminal.getvalue().endswith("\r\x1b[2Kremark\n")
 
@@ -201,4 +201,5 @@ def test_on_a_real_terminal_an_error_is_red():
     shown = os.read(parent, 4096).decode()
     os.close(parent)
     assert run.returncode == 4
-    assert "\x1b[1;31merror: \x1b[0mno model named 'nothing'" in shown
+    assert shown.startswith("\r\x1b[2Kbudwood models …")
+    assert "\x1b[2K\x1b[1;31merror: \x1b[0mno model named 'nothing'" in shown

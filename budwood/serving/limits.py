@@ -18,7 +18,7 @@ class Limits:
     items: int = 256
     """More inputs in one request are refused with 422."""
     text_characters: int = 100_000
-    """A longer string anywhere in an input is refused with 413."""
+    """A longer text in an input is refused with 422; a task may allow less."""
     json_depth: int = 16
     """Deeper nesting of lists and objects is refused with 400."""
     top: int = 1_000

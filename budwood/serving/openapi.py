@@ -55,7 +55,7 @@ def document(models: Sequence[Model], limits: Limits, guarded: bool) -> dict[str
     """The whole document. `guarded` says whether keys are needed."""
     paths: dict[str, Any] = {}
     for route in ROUTES:
-        paths.setdefault(route.path, {})[route.method.lower()] = operation(route, guarded)
+        paths.setdefault(route.path, {})[route.method.lower()] = operation(route, models, guarded)
     keys = {"bearer": {"type": "http", "scheme": "bearer"}, "header": KEY_HEADER} if guarded else {}
     return {
         "openapi": "3.1.0",
@@ -68,10 +68,12 @@ def document(models: Sequence[Model], limits: Limits, guarded: bool) -> dict[str
 KEY_HEADER = {"type": "apiKey", "in": "header", "name": "x-api-key"}
 
 
-def operation(route: Route, guarded: bool) -> dict[str, Any]:
+def operation(route: Route, models: Sequence[Model], guarded: bool) -> dict[str, Any]:
     names = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
+    known = {field: sorted({getattr(model, field) for model in models}) for field in ("name", "version")}
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}} for name in names
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "enum": known[name]}}
+        for name in names
     ]
     if route.shape == "predict":
         parameters.append({"name": "top", "in": "query", "schema": {"$ref": "#/components/schemas/Top"}})

@@ -54,10 +54,16 @@ class Service:
     def parse(self, model: Model, item: object, place: str = "") -> Row:
         """One item as a row of the model's task. Raises HttpError 422 naming the field."""
         try:
-            return model.task.parse(item)
+            row = model.task.parse(item)
         except DataError as error:
             names = [name for name in (place, error.where) if name]
             raise HttpError(422, error.cause, field=".".join(names)) from error
+        longest = self.limits.text_characters
+        for name, value in row.items():
+            if isinstance(value, str) and len(value) > longest:
+                detail = f"{name} has {len(value)} characters, at most {longest} are accepted"
+                raise HttpError(422, detail, field=f"{place}.{name}" if place else name)
+        return row
 
     async def answer(self, request: Request, rows: Sequence[Row], top: int) -> list[Answered]:
         """Answers to rows in the names of one request; it leaves the queue when its client goes away.

@@ -17,7 +17,7 @@ def parse(body: bytes, limits: Limits) -> Any:
     """The value that a request body holds.
 
     Raises:
-        HttpError: 400 when it is not strict JSON, 413 when a string is too long.
+        HttpError: 400 when it is not strict JSON.
     """
     if not body:
         raise HttpError(400, "the body is empty; send JSON")
@@ -37,7 +37,7 @@ def parse(body: bytes, limits: Limits) -> Any:
 
 
 def check(value: Any, body: bytes, limits: Limits) -> None:
-    """Depth, lone surrogates and long strings; each is looked for only when the bytes make it possible."""
+    """Depth and lone surrogates; each is looked for only when the bytes make it possible."""
     if body.count(b"[") + body.count(b"{") > limits.json_depth:
         check_depth(value, limits)
     if b"\\u" in body:
@@ -45,8 +45,6 @@ def check(value: Any, body: bytes, limits: Limits) -> None:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise HttpError(400, "the body has a lone surrogate (\\ud800 to \\udfff)") from error
-    if len(body) > limits.text_characters:
-        check_strings(value, limits)
 
 
 def check_depth(value: Any, limits: Limits) -> None:
@@ -57,16 +55,6 @@ def check_depth(value: Any, limits: Limits) -> None:
             return
         level = [child for item in containers for child in children(item)]
     raise HttpError(400, too_deep(limits))
-
-
-def check_strings(value: Any, limits: Limits) -> None:
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, str) and len(item) > limits.text_characters:
-            detail = f"a text has {len(item)} characters, at most {limits.text_characters} are accepted"
-            raise HttpError(413, detail)
-        stack.extend(children(item))
 
 
 def children(item: Any) -> list[Any]:

@@ -1,9 +1,11 @@
 """/predict and its equals: the answers, and every way to be refused."""
 
 import json
+from pathlib import Path
 
 import httpx
 import pytest
+import served
 import tiny
 
 from budwood.core.bundle import Bundle
@@ -91,7 +93,7 @@ BAD_BODIES = {
     "lone surrogate": (rb'{"text": "a\ud800"}', 400, ""),
     "lone surrogate in a key": (rb'{"\udfff": "a"}', 400, ""),
     "control character": (b'{"text": "a\nb"}', 400, ""),
-    "long text": (json.dumps({"text": "a" * 100_001}).encode(), 413, ""),
+    "long text": (json.dumps({"text": "a" * 100_001}).encode(), 422, "text"),
     "long body": (json.dumps({"text": "a" * (1 << 20)}).encode(), 413, ""),
     "list": (b'["a"]', 422, "input"),
     "string": (b'"a"', 422, "input"),
@@ -121,6 +123,12 @@ def test_bad_bodies_are_refused_by_name(client: httpx.Client, name: str) -> None
     assert problem["request_id"] == reply.headers["x-request-id"]
     assert problem.get("errors", [{"field": ""}])[0]["field"] == field
     assert reply.headers["x-model"] == "tiny"
+
+
+def test_the_servers_own_limit_of_characters(tmp_path: Path) -> None:
+    with served.start_null(tmp_path / "b", limits=Limits(notice_seconds=0, text_characters=10)) as handle:
+        reply = httpx.post(f"{handle.url}/predict", json={"inputs": ["a" * 10, "a" * 11]})
+    assert (reply.status_code, reply.json()["errors"][0]["field"]) == (422, "inputs[1].text")
 
 
 def test_a_deep_but_allowed_body_is_read(client: httpx.Client) -> None:

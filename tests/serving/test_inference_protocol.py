@@ -1,0 +1,111 @@
+"""The Open Inference Protocol V2, and the other conventions that foreign clients rely on."""
+
+from typing import Any
+
+import httpx
+import pytest
+import tiny
+
+INFER = "/v2/models/tiny/infer"
+TEXTS = tiny.SENTENCES[:4]
+
+
+def body(*texts: str, **changes: Any) -> dict[str, Any]:
+    return {"inputs": [{"name": "text", "shape": [len(texts)], "datatype": "BYTES", "data": list(texts)} | changes]}
+
+
+def test_infer_gives_label_and_score(client: httpx.Client) -> None:
+    reply = client.post(INFER, json={"id": "42", **body(*TEXTS)})
+    assert reply.status_code == 200
+    expected = [client.post("/predict", json={"text": text}).json() for text in TEXTS]
+    assert reply.json() == {
+        "model_name": "tiny",
+        "model_version": "1",
+        "id": "42",
+        "outputs": [
+            {"name": "label", "datatype": "BYTES", "shape": [4], "data": [answer["label"] for answer in expected]},
+            {"name": "score", "datatype": "FP32", "shape": [4], "data": [answer["score"] for answer in expected]},
+        ],
+    }
+    assert reply.headers["x-model-version"] == "1"
+
+
+def test_the_whole_answer_on_demand(client: httpx.Client) -> None:
+    reply = client.post("/v2/models/tiny/versions/1/infer", json=body(TEXTS[0]) | {"outputs": [{"name": "answer"}]})
+    (output,) = reply.json()["outputs"]
+    assert (output["name"], output["datatype"], output["shape"]) == ("answer", "BYTES", [1])
+    assert output["data"] == [client.post("/predict", json={"text": TEXTS[0]}).text]
+
+
+def test_a_column_is_a_list(client: httpx.Client) -> None:
+    column = client.post(INFER, json=body("a", "b", shape=[2, 1], data=[["a"], ["b"]])).json()
+    assert column == client.post(INFER, json=body("a", "b", shape=[2, 1])).json()
+    assert column == client.post(INFER, json=body("a", "b")).json()
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "word"),
+    [
+        ({}, 422, "inputs"),
+        ([], 422, "object"),
+        ({"inputs": []}, 422, "text"),
+        (body("a", name="txt"), 422, "text"),
+        (body("a", datatype="FP32"), 422, "BYTES"),
+        (body("a", shape=[2]), 422, "shape"),
+        (body("a", shape=[-1]), 422, "shape"),
+        (body("a", shape=[True]), 422, "shape"),
+        (body("a", shape=[10**18]), 422, "shape"),
+        (body("a", shape="x"), 422, "shape"),
+        (body("a", data="a"), 422, "data"),
+        (body("a", data=[1]), 422, "data[0].text"),
+        (body("a", data=[["a"]]), 422, "data[0].text"),
+        (body(shape=[0], data=[]), 422, "data"),
+        (body(*["a"] * 300), 422, "data"),
+        (body("a", extra=1), 422, "extra"),
+        (body("a") | {"extra": 1}, 422, "extra"),
+        (body("a") | {"id": 3}, 422, "id"),
+        (body("a") | {"parameters": 3}, 422, "parameters"),
+        (body("a") | {"outputs": []}, 422, "outputs"),
+        (body("a") | {"outputs": [{"name": "logits"}]}, 422, "label"),
+        (body("a") | {"outputs": [{"name": ["label"]}]}, 422, "label"),
+        (body("a") | {"outputs": [{}]}, 422, "name"),
+        ({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES"}]}, 422, "data"),
+    ],
+)
+def test_bad_tensors_are_refused_in_their_dialect(client: httpx.Client, content: Any, status: int, word: str) -> None:
+    reply = client.post(INFER, json=content)
+    assert (reply.status_code, list(reply.json())) == (status, ["error"])
+    assert word in reply.json()["error"]
+
+
+def test_binary_tensors_are_refused(client: httpx.Client) -> None:
+    reply = client.post(INFER, json=body("a"), headers={"inference-header-content-length": "10"})
+    assert reply.status_code == 415
+
+
+def test_metadata(client: httpx.Client) -> None:
+    assert client.get("/v2").json()["name"] == "budwood"
+    for path in ("/v2/models/tiny", "/v2/models/tiny/versions/1"):
+        model = client.get(path).json()
+        assert (model["name"], model["versions"]) == ("tiny", ["1"])
+        assert model["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
+        assert [output["name"] for output in model["outputs"]] == ["label", "score", "answer"]
+        assert client.get(f"{path}/ready").json() == {"name": "tiny", "ready": True}
+    for path in ("/v2/models/other", "/v2/models/tiny/versions/2", "/v2/models/other/ready"):
+        reply = client.get(path)
+        assert (reply.status_code, list(reply.json())) == (404, ["error"])
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready"])
+def test_health(client: httpx.Client, path: str) -> None:
+    reply = client.get(path)
+    assert reply.status_code == 200
+    assert {"x-request-id", "x-model", "x-model-version"} <= set(reply.headers)
+
+
+def test_the_list_of_models_is_openais(client: httpx.Client) -> None:
+    listed = client.get("/v1/models").json()
+    assert listed["object"] == "list"
+    assert {"id": "tiny", "object": "model", "owned_by": "budwood"}.items() <= listed["data"][0].items()
+    missing = client.get("/v1/nothing")
+    assert (missing.status_code, missing.json()["error"]["type"]) == (404, "invalid_request_error")

@@ -12,6 +12,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ PORT = 8765
 
 
 @contextmanager
-def serving(name: str, bundle: Path, environment: dict[str, str]) -> Iterator[tuple[str, int]]:
-    """A server that answers: its address, and the session of its processes."""
+def serving(name: str, bundle: Path, environment: dict[str, str], patience: float = 0.1) -> Iterator[tuple[str, int]]:
+    """A server that answers: its address, and the session of its processes. `patience` is the time between attempts."""
+    wait_until_free()
     script = Path(__file__).parent / "serving_rivals.py"
     command = [sys.executable, str(script), name, str(bundle), str(PORT)]
     process = subprocess.Popen(
@@ -46,18 +48,30 @@ def serving(name: str, bundle: Path, environment: dict[str, str]) -> Iterator[tu
     )
     url = f"http://127.0.0.1:{PORT}/predict"
     try:
-        wait_until_answers(url, process)
+        wait_until_answers(url, process, patience)
         yield url, process.pid
     finally:
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(15)
-        except subprocess.TimeoutExpired:
+        # Some servers leave processes behind, which would answer in the name of the next one.
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
+        wait_until_free()
 
 
-def wait_until_answers(url: str, process: subprocess.Popen[bytes]) -> None:
+def wait_until_free() -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", PORT)):
+                return
+        time.sleep(0.1)
+    sys.exit(f"another server has port {PORT}")
+
+
+def wait_until_answers(url: str, process: subprocess.Popen[bytes], patience: float) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -66,11 +80,11 @@ def wait_until_answers(url: str, process: subprocess.Popen[bytes]) -> None:
         except OSError:
             if time.monotonic() > deadline or process.poll() is not None:
                 raise
-            time.sleep(0.1)
+            time.sleep(patience)
 
 
-def ask(url: str) -> Any:
-    body = json.dumps({"text": TEXT}).encode()
+def ask(url: str, text: str = TEXT) -> Any:
+    body = json.dumps({"text": text}).encode()
     request = urllib.request.Request(url, body, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as reply:
         return json.loads(reply.read())

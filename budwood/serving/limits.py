@@ -27,8 +27,9 @@ class Limits:
     """Inputs that may wait, over all workers; a request beyond them gets 503 with Retry-After at once."""
     batch: int = 16
     """Inputs in one batch."""
-    batch_size: int = 16_384
-    """Inputs in a batch times the longest of them, as the task counts it (characters): long ones make small batches."""
+    batch_size: int = 4_096
+    """Inputs in a batch times the longest of them, as the task counts it (characters). Long ones fill the cores by
+    themselves: a larger batch of them takes more memory and makes all of it wait, and is no faster."""
     connections: int = 2_000
     """Open connections of one worker; further ones are closed with 503."""
     answer_seconds: float = 10.0

@@ -25,7 +25,7 @@ MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:work|root|tmp|home|Users|opt)/[\w.-]
 URL = re.compile(r"\b(?:https?|git|ssh|file)://([^\s/:'\"`<>)\]}]*)")
 PUBLIC_HOSTS = {
     *("", "127.0.0.1", "localhost", "[::1]", "test", "testserver", "server", "evil"),
-    *("github.com", "pypi.org", "download.pytorch.org", "huggingface.co", "www.apache.org", "opensource.org"),
+    *("github.com", "pypi.org", "huggingface.co", "www.apache.org", "opensource.org"),
     *(
         "keepachangelog.com",
         "semver.org",

@@ -13,6 +13,8 @@ __all__ = ["Linear", "choose_penalty", "fit", "install", "out_of_fold"]
 Linear = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Weight (labels, width) and bias (labels,)."""
 
+SMALL = 2000
+"""Rows up to which one thread fits fastest, and five folds cost little."""
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Inverse strengths of the L2 penalty (scikit-learn's C)."""
 
@@ -54,7 +56,11 @@ def fit_sigmoids(embeddings: NDArray[Any], targets: NDArray[Any], penalty: float
 
 def regression(embeddings: NDArray[Any], targets: NDArray[Any], penalty: float) -> Any:
     linear_model = require("sklearn.linear_model", extra="train")
-    return linear_model.LogisticRegression(C=penalty, max_iter=1000, tol=1e-3).fit(embeddings, targets)
+    model = linear_model.LogisticRegression(C=penalty, max_iter=1000, tol=1e-3)
+    # Threads only get in each other's way on a matrix that fits the cache.
+    limit = 1 if len(targets) <= SMALL else None
+    with require("threadpoolctl", extra="train").threadpool_limits(limits=limit, user_api="blas"):
+        return model.fit(embeddings, targets)
 
 
 def choose_penalty(embeddings: NDArray[Any], targets: NDArray[Any], n_labels: int, seed: int) -> float:
@@ -63,7 +69,7 @@ def choose_penalty(embeddings: NDArray[Any], targets: NDArray[Any], n_labels: in
     Single label: the strongest penalty whose accuracy is within half a standard error of the best, since a few rows
     cannot tell more. Multi-label: the best likelihood.
     """
-    folds = 5 if len(targets) <= 2000 else 2
+    folds = 5 if len(targets) <= SMALL else 2
     logits = [out_of_fold(embeddings, targets, n_labels, penalty, seed, folds) for penalty in PENALTIES]
     if targets.ndim == 2:
         return PENALTIES[int(np.argmin([loss(values, targets) for values in logits]))]

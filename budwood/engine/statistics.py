@@ -30,6 +30,10 @@ __all__ = [
 Scores = NDArray[np.float64]
 
 CONFIDENCE = 0.95
+ONE_SIDED = 0.05
+"""Probability beyond the one bound of a one-sided interval."""
+TWO_SIDED = 0.025
+"""Probability beyond each bound of a two-sided interval."""
 POWER = 0.80
 RESAMPLES = 10_000
 SEED = 0
@@ -107,8 +111,8 @@ def interval(scores: ArrayLike) -> tuple[float, float]:
     values = checked(scores)
     mean = float(values.mean())
     if binary(values) or len(values) < FEW or float(np.ptp(values)) == 0.0:
-        return wilson(mean, len(values), z_value(two_sided=True))
-    low, high = mean_interval(values, two_sided=True)
+        return wilson(mean, len(values), z_value(tail=TWO_SIDED))
+    low, high = mean_interval(values, tail=TWO_SIDED)
     return max(0.0, low), min(1.0, high)
 
 
@@ -123,18 +127,22 @@ def better(a_scores: ArrayLike, b_scores: ArrayLike) -> Comparison:
     change = b - a
     return Comparison(
         difference=float(change.mean()),
-        ci=difference_interval(change, two_sided=True),
+        ci=difference_interval(change, tail=TWO_SIDED),
         p=paired_p_value(change),
         n_differ=int(np.count_nonzero(change)),
         n=len(change),
     )
 
 
-def non_inferiority(parent_scores: ArrayLike, child_scores: ArrayLike, max_drop: float) -> Verdict:
+def non_inferiority(
+    parent_scores: ArrayLike, child_scores: ArrayLike, max_drop: float, comparisons: int = 1
+) -> Verdict:
     """Is the child at most `max_drop` worse than its parent? Scores of shape (n,) on the same rows, in the same order.
 
     PASS when the upper bound of the one-sided 95 % interval of the drop is below `max_drop`, FAIL when the lower one is
     above it, otherwise UNDECIDED. "Not significantly worse" is not enough: a tiny test set would let everything pass.
+    With `comparisons` children tested on the same rows, of which one will be picked, each must pass at 5 % divided by
+    their number (Bonferroni), so that picking a wrong one stays below 5 %.
 
     Raises:
         UsageError: the lengths differ, a score is outside [0, 1], or `max_drop` is outside [0, 1).
@@ -145,7 +153,7 @@ def non_inferiority(parent_scores: ArrayLike, child_scores: ArrayLike, max_drop:
     parent, child = paired(parent_scores, child_scores)
     fall = parent - child
     drop = float(fall.mean())
-    lower, upper = difference_interval(fall, two_sided=False)
+    lower, upper = difference_interval(fall, tail=ONE_SIDED / comparisons)
     verdict: Literal["PASS", "FAIL", "UNDECIDED"] = "UNDECIDED"
     if upper < max_drop:
         verdict = "PASS"
@@ -157,7 +165,7 @@ def non_inferiority(parent_scores: ArrayLike, child_scores: ArrayLike, max_drop:
     return Verdict(
         verdict=verdict,
         drop=drop,
-        drop_ci=difference_interval(fall, two_sided=True),
+        drop_ci=difference_interval(fall, tail=TWO_SIDED),
         lower=lower,
         upper=upper,
         p=paired_p_value(fall),
@@ -206,38 +214,38 @@ def rows_for_power(discordance: float, gap: float) -> int:
     """
     if not (0 <= discordance <= 1 and 0 < gap < 1):
         raise UsageError(f"discordance {discordance} or gap {gap} is out of range", where="rows_for_power")
-    factor = (z_value(two_sided=False) + NormalDist().inv_cdf(POWER)) ** 2
+    factor = (z_value(tail=ONE_SIDED) + NormalDist().inv_cdf(POWER)) ** 2
     silent = math.log(1 - CONFIDENCE) / math.log1p(-gap)
     return math.ceil(max(factor * discordance / gap**2, silent))
 
 
-def difference_interval(change: ArrayLike, *, two_sided: bool) -> tuple[float, float]:
+def difference_interval(change: ArrayLike, *, tail: float) -> tuple[float, float]:
     """The 95 % interval of the mean of paired differences, shape (n,), each in [-1, 1].
 
     Tango's score interval (1998) when the differences are -1, 0 and 1, and where fewer than 30 rows differ (there it is
-    on the safe side: no difference in [-1, 1] varies more). Otherwise the BCa bootstrap. `two_sided=False` gives the
-    lower and the upper one-sided 95 % bound.
+    on the safe side: no difference in [-1, 1] varies more). Otherwise the BCa bootstrap. `tail` is the probability
+    beyond each bound: 0.025 for a two-sided interval, 0.05 for one-sided bounds.
     """
     values = np.asarray(change, dtype=np.float64)
     n = len(values)
     up, down = float(values[values > 0].sum()), float(-values[values < 0].sum())
     whole = bool(np.isin(values, (-1.0, 0.0, 1.0)).all())
     if not whole and np.count_nonzero(values) >= FEW and float(np.ptp(values)) > 0.0:
-        low, high = mean_interval(values, two_sided=two_sided)
+        low, high = mean_interval(values, tail=tail)
         return max(-1.0, low), min(1.0, high)
-    return -score_bound(down, up, n, two_sided=two_sided), score_bound(up, down, n, two_sided=two_sided)
+    return -score_bound(down, up, n, tail=tail), score_bound(up, down, n, tail=tail)
 
 
-def score_bound(up: float, down: float, n: int, *, two_sided: bool) -> float:
+def score_bound(up: float, down: float, n: int, *, tail: float) -> float:
     """Upper bound of (up - down) / n by Tango's score method.
 
     Where nothing went down the score method is too narrow (6.7 % instead of 5 % errors), and the exact binomial bound
     of Clopper and Pearson holds: the rule of three when nothing differs at all.
     """
-    z = z_value(two_sided=two_sided)
+    z = z_value(tail=tail)
     bound = bisect(lambda delta: tango(up, down, n, delta) + z, (up - down) / n, 1.0)
     if down == 0:
-        return max(bound, binomial_upper(up, n, (1 - CONFIDENCE) / (2 if two_sided else 1)))
+        return max(bound, binomial_upper(up, n, tail))
     return bound
 
 
@@ -282,12 +290,13 @@ def bisect(falling: Callable[[float], float], low: float, high: float) -> float:
 def wilson(mean: float, n: int, z: float) -> tuple[float, float]:
     centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding must not put a mean of 0 or 1 outside its own interval.
+    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
 
 
-def mean_interval(values: Scores, *, two_sided: bool) -> tuple[float, float]:
+def mean_interval(values: Scores, *, tail: float) -> tuple[float, float]:
     """BCa bootstrap interval of a mean; above 10,000 rows the normal interval, which is then the same."""
-    mean, z = float(values.mean()), z_value(two_sided=two_sided)
+    mean, z = float(values.mean()), z_value(tail=tail)
     if len(values) > MANY:
         half = z * float(values.std(ddof=1)) / math.sqrt(len(values))
         return mean - half, mean + half
@@ -365,8 +374,8 @@ def binary(values: Scores) -> bool:
     return bool(np.isin(values, (0.0, 1.0)).all())
 
 
-def z_value(*, two_sided: bool) -> float:
-    return NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 if two_sided else CONFIDENCE)
+def z_value(*, tail: float) -> float:
+    return NormalDist().inv_cdf(1 - tail)
 
 
 def log_choose(n: int, k: int) -> float:

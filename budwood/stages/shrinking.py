@@ -189,6 +189,8 @@ def judge(
 ) -> tuple[ShrinkReport, dict[str, Scores]]:
     """Every candidate against the parent on the locked test rows; the smallest that passes is chosen.
 
+    Each passes at 5 % divided by the number of candidates, so that picking among them costs no honesty.
+
     The test rows were used neither to train nor to choose epochs, temperatures or quantization settings.
     """
     rows, budget = work.splits.test.rows, work.job.budget
@@ -196,7 +198,7 @@ def judge(
     reference = candidate(PARENT, scores[PARENT], speeds[PARENT], budget)
     found: list[Candidate] = []
     for name in bundles:
-        verdict = non_inferiority(scores[PARENT].per_row, scores[name].per_row, budget.max_drop)
+        verdict = non_inferiority(scores[PARENT].per_row, scores[name].per_row, budget.max_drop, len(bundles))
         found.append(candidate(name, scores[name], speeds[name], budget, verdict))
     passed = [item for item in found if item.within_budget and item.rank != "slower"]
     chosen = min(passed, key=lambda item: (item.size_mb, item.p50_ms)).recipe if passed else None

@@ -103,11 +103,11 @@ def test_difference_interval_inverts_the_score_test(worse: int, improved: int, n
     low = brentq(lambda delta: statistic(delta) - 1.959964, -0.5, drop)
     high = brentq(lambda delta: statistic(delta) + 1.959964, drop, 0.5)
     parent, child = outcomes(n, worse, improved)
-    assert difference_interval(parent - child, two_sided=True) == pytest.approx((low, high), abs=1e-5)
+    assert difference_interval(parent - child, tail=0.025) == pytest.approx((low, high), abs=1e-5)
 
 
 def test_no_differing_row_gives_the_rule_of_three() -> None:
-    low, high = difference_interval(np.zeros(300), two_sided=False)
+    low, high = difference_interval(np.zeros(300), tail=0.05)
     assert high == pytest.approx(1 - 0.05 ** (1 / 300), abs=1e-8)
     assert low == -high
 
@@ -117,13 +117,13 @@ def test_difference_interval_of_other_scores_agrees_with_the_t_interval() -> Non
 
     change = np.clip(np.random.default_rng(8).normal(0.02, 0.1, 600), -1, 1)
     expected = ttest_1samp(change, 0).confidence_interval(0.95)
-    assert difference_interval(change, two_sided=True) == pytest.approx((expected.low, expected.high), abs=1e-3)
+    assert difference_interval(change, tail=0.025) == pytest.approx((expected.low, expected.high), abs=1e-3)
 
 
 def test_a_few_small_differences_are_not_taken_for_certainty() -> None:
     change = np.zeros(200)
     change[0] = 0.3
-    low, high = difference_interval(change, two_sided=False)
+    low, high = difference_interval(change, tail=0.05)
     assert high > 3 / 200 - 1e-3
     assert low < 0
 
@@ -161,7 +161,7 @@ def test_a_child_that_is_exactly_too_bad_passes_at_most_6_times_in_100(n: int, i
     passed = 0
     for (worse, improved, _), count in zip(kinds.tolist(), times.tolist(), strict=True):
         change = np.concatenate([np.ones(worse), -np.ones(improved), np.zeros(n - worse - improved)])
-        passed += count * (difference_interval(change, two_sided=False)[1] < 0.01)
+        passed += count * (difference_interval(change, tail=0.05)[1] < 0.01)
     assert passed / 1500 <= 0.065
 
 

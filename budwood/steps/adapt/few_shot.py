@@ -1,7 +1,8 @@
-"""Contrastive fine-tuning for a few examples a class, then a linear head on the new embeddings.
+"""Fine-tuning for a few examples a class: every batch compares classes, and pulls rows of one class together.
 
-SetFit's idea (Tunstall et al. 2022, arXiv:2209.11055), with all pairs of a batch at once instead of drawn pairs
-(supervised contrastive loss: Khosla et al. 2020, arXiv:2004.11362).
+SetFit's idea (Tunstall et al. 2022, arXiv:2209.11055) with all pairs of a batch at once (supervised contrastive loss:
+Khosla et al. 2020, arXiv:2004.11362), beside the cross-entropy of the fitted head. On Banking77 with 10 rows a class
+the contrast alone did not beat the frozen encoder; the two together gained about two points.
 """
 
 from collections.abc import Iterator
@@ -14,50 +15,49 @@ from numpy.typing import NDArray
 from budwood.core.bundle import Bundle
 from budwood.core.errors import StepError
 from budwood.core.step import Context, Step
-from budwood.engine import graft, linear_head
+from budwood.engine import graft
 
 __all__ = ["FewShot"]
 
 CLASSES = 16
 """Classes in a batch of 32 rows, two rows each; with fewer classes each gives more rows."""
-PENALTY = 10.0
 
 
 @final
 @dataclass(frozen=True)
 class FewShot(Step):
-    """Pull rows of one class together and push classes apart. For up to about 64 rows a class."""
+    """From the fitted head, on batches that are balanced by class. For up to about 64 rows a class."""
 
-    learning_rate: float = 5e-5
+    learning_rate: float = 1e-4
+    head_learning_rate: float = 5e-4
+    contrast: float = 0.1
+    """Weight of the contrastive loss; the cross-entropy weighs 1."""
     temperature: float = 0.1
     batch_size: int = 32
-    pairs: int = 5000
-    """Cap on the positive pairs that are seen: what is learnt saturates, the time does not."""
-    passes: int = 12
-    """How often each row is seen, up to the cap."""
+    passes: int = 7
+    """How often each row is seen, within the bounds below."""
+    least_steps: int = 30
+    most_steps: int = 300
+    """Caps the pairs that are compared: what is learnt saturates, the time does not."""
 
     name: ClassVar[str] = "adapt.few_shot"
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[frozenset[str]] = frozenset({"torch"})
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
-        from budwood.engine.batching import Rows, run
+        from budwood.engine.batching import Rows
         from budwood.engine.fine_tune import trained_report
 
         studied = graft.lesson(parent, context)
         rows = Rows(studied.task, studied.encoder, studied.splits.train.rows)
         if rows.targets.ndim > 1:
             raise StepError("contrastive pairs need one label a row", fix="use --method full for multi-label data")
-        trained = self.contrast(studied, rows, context)
-        embeddings = run(studied.model, rows, "embedding")
-        # The embeddings have seen these rows, so cross-validation on them would tell nothing.
-        linear = linear_head.fit(embeddings, rows.targets, studied.model.head.out_features, PENALTY)
-        linear_head.install(studied.model, linear)
+        trained = self.tune(studied, rows, context)
         calibrated = graft.calibration(studied, studied.splits.validation.rows)
         report = trained_report(trained)
         return graft.save_child(parent, context, self, studied, calibrated, report)
 
-    def contrast(self, studied: graft.Lesson, rows: Any, context: Context) -> Any:
+    def tune(self, studied: graft.Lesson, rows: Any, context: Context) -> Any:
         import torch
         from torch.nn import functional
 
@@ -67,7 +67,8 @@ class FewShot(Step):
 
         freeze_lookups(studied.model)
         members = [np.flatnonzero(rows.targets == label) for label in np.unique(rows.targets)]
-        plan = Plan(1, self.steps(len(rows), len(members)), self.learning_rate, seed=context.seed)
+        steps = min(self.most_steps, max(self.least_steps, self.passes * len(rows) // self.batch_size))
+        plan = Plan(1, steps, self.learning_rate, self.head_learning_rate, seed=context.seed)
 
         def batches(epoch: int) -> Iterator[NDArray[Any]]:
             random = np.random.default_rng([context.seed, epoch])
@@ -75,8 +76,10 @@ class FewShot(Step):
                 yield draw(members, self.batch_size, random)
 
         def loss(model: Any, numbers: NDArray[Any]) -> Any:
-            states = functional.normalize(forward_by_length(model, rows, numbers, "embedding"), dim=-1)
-            return supervised_contrastive(states, torch.from_numpy(rows.targets[numbers]), self.temperature)
+            states = forward_by_length(model, rows, numbers, "embedding")
+            targets = torch.from_numpy(rows.targets[numbers])
+            apart = supervised_contrastive(functional.normalize(states, dim=-1), targets, self.temperature)
+            return studied.task.loss({"logits": model.head(states)}, targets) + self.contrast * apart
 
         def probe() -> None:
             studied.model.train()
@@ -90,14 +93,8 @@ class FewShot(Step):
             loss,
             checkpoints=context.work / "checkpoints",
             progress=context.progress,
-            what="contrasting",
+            what="few-shot tuning",
         )
-
-    def steps(self, n_rows: int, n_classes: int) -> int:
-        """Updates: `passes` over the rows, as far as the cap on pairs allows."""
-        per_class = self.batch_size // min(CLASSES, n_classes)
-        in_batch = min(CLASSES, n_classes) * per_class * (per_class - 1) // 2
-        return max(20, min(self.passes * n_rows // self.batch_size, self.pairs // max(1, in_batch)))
 
 
 def draw(members: list[NDArray[Any]], size: int, random: np.random.Generator) -> NDArray[Any]:

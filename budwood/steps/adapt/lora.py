@@ -1,5 +1,6 @@
 """Train low-rank updates of every linear layer and merge them (Hu et al. 2021): for encoders too big to fine-tune."""
 
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -37,7 +38,10 @@ class Lora(Step):
             r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules="all-linear"
         )
         require("torch", extra="train").manual_seed(context.seed)  # the updates start from random numbers
-        studied.model.encoder = peft.get_peft_model(studied.model.encoder, settings)
+        with warnings.catch_warnings():
+            # peft still asks for a name that transformers has renamed.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            studied.model.encoder = peft.get_peft_model(studied.model.encoder, settings)
         trained = fine_tune(
             studied,
             context,

@@ -1,0 +1,132 @@
+"""Claim: on Banking77, int8 and half the layers keep the accuracy within their budgets and multiply the speed.
+
+    python benchmarks/shrink_banking77.py DATA_FOLDER STORE
+
+Adapts MiniLM to all training rows (skipped when STORE has the model), shrinks it, and races the candidates against
+transformers with torch in eager mode, in the same run: single texts of about 16 tokens, and batches of 32 test texts.
+Result: benchmarks/results/shrink_banking77.json
+"""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from budwood.core.bundle import Bundle
+from budwood.core.runtime import Runtime
+from budwood.core.store import Store
+from budwood.core.task import Arrays, Encoded, Row
+from budwood.engine.machine import describe
+from budwood.engine.measure import race, summarise
+from budwood.engine.predictor import Predictor
+
+RESULT = Path(__file__).parent / "results" / "shrink_banking77.json"
+TOKENS = range(14, 19)
+SECONDS = 90.0
+MAX_DROP = 0.025
+PEER = "transformers + torch eager"
+
+
+def command(store: Path, *words: str) -> dict[str, Any]:
+    run = [sys.executable, "-m", "budwood", *words, "--store", str(store), "--json"]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 5):
+        raise SystemExit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+class Eager(Runtime):
+    """The peer: AutoTokenizer and AutoModel as their documents show, with the bundle's pooling and head."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        import torch
+        from transformers import AutoTokenizer
+
+        from budwood.engine.predictor import task_of
+
+        self.torch = torch
+        self.tokenizer = AutoTokenizer.from_pretrained(str(bundle.path), local_files_only=True)
+        self.model = task_of(bundle).build(bundle.path)
+
+    @classmethod
+    def open(cls, bundle: Bundle, threads: int) -> "Eager":
+        return cls(bundle)
+
+    def encode(self, rows: Sequence[Row]) -> Encoded:
+        texts = [row["text"] for row in rows]
+        inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=256, return_tensors="pt")
+        return Encoded(dict(inputs), [{} for _ in rows])
+
+    def run(self, inputs: Arrays) -> Arrays:
+        with self.torch.inference_mode():
+            return {"logits": self.model(**inputs)["logits"].numpy()}
+
+    def close(self) -> None:
+        self.model = None
+
+
+def speeds(parent: Bundle, candidates: dict[str, Bundle], rows: Sequence[Row]) -> dict[str, Any]:
+    """Both races: singles come from the texts of about 16 tokens, batches from all."""
+    cores = len(os.sched_getaffinity(0))
+    predictors = {"fp32": Predictor.open(parent, threads=cores)}
+    predictors |= {name: Predictor.open(bundle, threads=cores) for name, bundle in candidates.items()}
+    eager = Eager(parent)
+    predictors[PEER] = Predictor(predictors["fp32"].task, eager.encode, eager, {})
+    encoder = predictors["fp32"].encoder
+    short = [row for row in rows if encoder([row]).inputs["input_ids"].shape[1] in TOKENS]
+    found: dict[str, Any] = {"threads": cores, "texts_of_about_16_tokens": len(short)}
+    single = race(predictors, short, reference=PEER, seconds=SECONDS, batch_size=32)
+    mixed = race(predictors, rows, reference=PEER, seconds=SECONDS, batch_size=32)
+    for name in predictors:
+        facts = {"size_mb": 0.0, "memory": (None, None), "threads": cores, "batch_size": 32}
+        one, many = (summarise(timings, name, PEER, **facts) for timings in (single, mixed))
+        found[name] = {
+            "p50_ms": one.p50_ms,
+            "p95_ms": one.p95_ms,
+            "single_ratio": one.ratio,
+            "single_ratio_ci": one.ratio_ci,
+            "noise": one.noise,
+            "batch_items_per_s": many.items_per_s,
+            "batch_ratio": many.batch_ratio,
+            "batch_ratio_ci": many.batch_ratio_ci,
+            "batch_noise": many.batch_noise,
+        }
+    return found
+
+
+def main() -> None:
+    data, home = Path(sys.argv[1]) / "banking77", Path(sys.argv[2])
+    store = Store.default(home)
+    adapted: dict[str, Any] = {}
+    if "banking77" not in store.names():
+        train, test = str(data / "train.csv"), str(data / "test.csv")
+        adapted = command(home, "adapt", train, "--test", test, "--name", "banking77")
+    shrunk = command(home, "shrink", "banking77:1", "--max-drop", str(MAX_DROP))
+    parent = store.resolve("banking77:1").bundle
+    candidates = {}
+    for manifest in home.glob(".work/shrink-*/steps/*/bundle.json"):
+        bundle = Bundle.open(manifest.parent)
+        steps = [step.name for step in bundle.manifest.history]
+        if "shrink.quantize_dynamic" in steps:
+            candidates["layers-3+int8" if "shrink.drop_layers" in steps else "int8"] = bundle
+    with (data / "test.csv").open(encoding="utf-8") as file:
+        rows = [{"text": row["text"]} for row in csv.DictReader(file)]
+    result = {
+        "machine": describe(),
+        "adapt": adapted,
+        "shrink": shrunk,
+        "against_eager": speeds(parent, candidates, rows),
+    }
+    RESULT.write_text(json.dumps(result, indent=1, default=np.ndarray.tolist) + "\n", encoding="utf-8")
+    print(json.dumps(result["against_eager"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

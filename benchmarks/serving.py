@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,14 @@ PORT = 8765
 
 
 @contextmanager
-def serving(name: str, bundle: Path, environment: dict[str, str], patience: float = 0.1) -> Iterator[tuple[str, int]]:
+def serving(
+    name: str, bundle: Path, environment: dict[str, str], patience: float = 0.1, command: Sequence[str] = ()
+) -> Iterator[tuple[str, int]]:
     """A server that answers: its address, and the session of its processes. `patience` is the time between attempts."""
     wait_until_free()
     script = Path(__file__).parent / "serving_rivals.py"
-    command = [sys.executable, str(script), name, str(bundle), str(PORT)]
     process = subprocess.Popen(
-        command,
+        command or [sys.executable, str(script), name, str(bundle), str(PORT)],
         env=os.environ | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -1,0 +1,183 @@
+"""The page in a real browser, where there is one: type, answer, live figures, and labels that try to be markup."""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import served
+
+from budwood.serving.auth import create_key
+from budwood.serving.model import Served
+from budwood.serving.server import Handle, start
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+EVIL = "<img src=x onerror=document.title=1>"
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
+
+
+class Tab:
+    """One page of a headless browser, spoken to over a pipe in its DevTools protocol."""
+
+    def __init__(self, commands: int, answers: int) -> None:
+        self.commands, self.answers = commands, answers
+        self.buffer, self.number = b"", 0
+        self.messages: list[dict[str, Any]] = []
+        self.session: str | None = None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> Any:
+        self.number += 1
+        message: dict[str, Any] = {"id": self.number, "method": method, "params": parameters}
+        if self.session is not None:
+            message["sessionId"] = self.session
+        os.write(self.commands, json.dumps(message).encode() + b"\0")
+        while True:
+            found = self.read()
+            if found.get("id") == self.number:
+                assert "error" not in found, found
+                return found["result"]
+            self.messages.append(found)
+
+    def read(self) -> dict[str, Any]:
+        while b"\0" not in self.buffer:
+            chunk = os.read(self.answers, 65536)
+            assert chunk, "the browser is gone"
+            self.buffer += chunk
+        line, _, self.buffer = self.buffer.partition(b"\0")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def js(self, expression: str) -> Any:
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def wait_for(self, expression: str) -> None:
+        deadline = time.monotonic() + 20
+        while not self.js(expression):
+            assert time.monotonic() < deadline, expression
+            time.sleep(0.05)
+
+    def open(self, url: str) -> None:
+        self.call("Page.navigate", url=url)
+        self.wait_for("document.readyState === 'complete'")
+
+    def press(self, key: str, code: int, modifiers: int = 0) -> None:
+        for kind in ("rawKeyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, modifiers=modifiers
+            )
+
+    def complaints(self) -> list[str]:
+        """What the console said, such as violations of the page's policy; refusals by the server are no complaint."""
+        self.js("1")
+        entries = [message["params"] for message in self.messages if message.get("method") == "Log.entryAdded"]
+        texts = [entry["entry"]["text"] for entry in entries]
+        return [text for text in texts if not text.startswith("Failed to load resource: the server responded")]
+
+
+@contextmanager
+def browser(profile: Path) -> Iterator[Tab]:
+    (read_commands, our_out), (our_in, write_answers) = os.pipe(), os.pipe()
+    # The browser wants them as 3 and 4, which may be taken here; far above, none is in the way of another.
+    theirs = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 100) for descriptor in (read_commands, write_answers)]
+    options = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --remote-debugging-pipe --no-first-run"
+    command = f'exec "{BROWSER}" {options} --user-data-dir="{profile}" 3<&{theirs[0]} 4>&{theirs[1]}'
+    process = subprocess.Popen(
+        ["bash", "-c", command], pass_fds=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    for descriptor in (read_commands, write_answers, *theirs):
+        os.close(descriptor)
+    try:
+        yield Tab(our_out, our_in)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(our_out)
+        os.close(our_in)
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with browser(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
+@pytest.fixture(scope="module")
+def evil(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Handle]:
+    """A server whose labels and name are markup."""
+    bundle = served.null_bundle(tmp_path_factory.mktemp("evil") / "bundle", labels=(EVIL, EVIL + "2", EVIL + "3"))
+    with start([Served("tiny", "1", bundle)], runtime="null", limits=served.QUICK) as handle:
+        yield handle
+
+
+def test_type_and_see_the_answer(tab: Tab, evil: Handle) -> None:
+    tab.open(evil.url)
+    tab.wait_for("document.getElementById('title').textContent === 'tiny 1'")
+    tab.js("document.getElementById('text').focus()")
+    tab.call("Input.insertText", text="Where is my parcel?")
+    tab.press("Enter", 13, modifiers=2)
+    tab.wait_for("!document.getElementById('answer').hidden")
+    assert tab.js("document.getElementById('label').textContent").startswith("<img")
+    assert tab.js("document.querySelectorAll('#scores tr').length") == 3
+    widths = tab.js(
+        "[...document.querySelectorAll('#scores rect:last-child')].map(r => Number(r.getAttribute('width')))"
+    )
+    assert widths == sorted(widths, reverse=True)
+    tab.wait_for("Number(document.getElementById('rate').textContent) > 0")
+    tab.wait_for("document.querySelectorAll('#counts tr').length === 1")
+    assert tab.js("document.getElementById('p50').textContent").endswith(" ms")
+    assert tab.js("document.querySelectorAll('img').length") == 0
+    assert tab.js("document.title") == "Budwood"
+    assert tab.complaints() == []
+
+
+def test_a_refused_text_is_said(tab: Tab, evil: Handle) -> None:
+    tab.open(evil.url)
+    tab.wait_for("document.getElementById('title').textContent !== ''")
+    tab.js("document.getElementById('text').value = ' '; document.getElementById('form').requestSubmit()")
+    tab.wait_for("!document.getElementById('error').hidden")
+    assert "text is empty" in tab.js("document.getElementById('error').textContent")
+
+
+def test_the_keyboard_reaches_everything(tab: Tab, evil: Handle) -> None:
+    tab.open(evil.url)
+    tab.wait_for("document.getElementById('title').textContent !== ''")
+    seen = []
+    for _ in range(6):
+        tab.press("Tab", 9)
+        seen.append(tab.js("document.activeElement.textContent.trim() || document.activeElement.id"))
+    assert seen[:5] == ["Skip to the text", "Try it", "API", "text", "Predict"]
+
+
+def test_the_page_of_the_api(tab: Tab, evil: Handle) -> None:
+    tab.open(f"{evil.url}/docs")
+    tab.wait_for("document.querySelectorAll('#routes details').length > 10")
+    assert "/predict" in tab.js("document.getElementById('curl').textContent")
+    assert tab.complaints() == []
+
+
+def test_a_key_is_asked_for(tab: Tab, tmp_path: Path) -> None:
+    key = create_key(tmp_path / "keys", "alice")
+    with served.start_null(tmp_path / "bundle", keys=tmp_path / "keys") as handle:
+        tab.open(handle.url)
+        tab.wait_for("!document.getElementById('key-row').hidden")
+        tab.js("document.getElementById('key').focus()")
+        tab.call("Input.insertText", text=key)
+        tab.wait_for("document.getElementById('title').textContent === 'tiny 1'")
+        tab.js("document.getElementById('text').value = 'hello'; document.getElementById('form').requestSubmit()")
+        tab.wait_for("!document.getElementById('answer').hidden")
+        assert tab.js("document.getElementById('label').textContent") != ""
+        tab.open("about:blank")

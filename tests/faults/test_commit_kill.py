@@ -31,7 +31,7 @@ def test_two_hundred_kills(tmp_path: Path, seed: int) -> None:
     result = finish(start("kill", tmp_path / "models", 200, seed))
     assert result["problems"] == []
     assert result["interrupted"] >= 10, "kills must hit commits, or the test shows nothing"
-    assert result["newest"] >= 20
+    assert result["newest"] >= 3, "some versions must have been committed between the kills"
     assert result["left"] == []
 
 

@@ -20,12 +20,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
-import tiny  # noqa: E402
+import tiny
 
-from budwood import flow  # noqa: E402
-from budwood.core.bundle import Bundle  # noqa: E402
-from budwood.engine import fine_tune, planning, text_model, train  # noqa: E402, F401
-from budwood.engine.transformers_import import quiet_transformers  # noqa: E402
+from budwood import flow
+from budwood.core.bundle import Bundle
+from budwood.engine import fine_tune, planning, text_model, train  # noqa: F401
+from budwood.engine.transformers_import import quiet_transformers
 
 
 def prepare(folder: Path) -> None:

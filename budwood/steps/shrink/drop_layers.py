@@ -43,7 +43,8 @@ class DropLayers(Step):
         teacher = graft.lesson(parent, context).model
         kept = keep_layers(studied.model.encoder, self.layers)
         trained = self.distill(studied, teacher, context)
-        calibrated = graft.calibration(studied, studied.splits.validation.rows)
+        # Without held-out rows the teacher's temperature is the best guess.
+        calibrated = graft.calibration(studied, studied.splits.validation.rows) or dict(parent.manifest.calibration)
         report = trained_report(trained) | {"kept_layers": kept}
         return graft.save_child(parent, context, self, studied, calibrated, report)
 

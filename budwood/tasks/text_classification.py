@@ -172,7 +172,7 @@ class TextClassification(Task):
         return result
 
     def number(self, index: Mapping[str, int], label: Any, row: int) -> int:
-        if label not in index:
+        if not isinstance(label, str) or label not in index:
             raise DataError(
                 f"label {label!r} is unknown to the model",
                 where=f"row {row + 1}",

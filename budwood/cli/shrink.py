@@ -130,6 +130,8 @@ def in_words(item: "Candidate", chosen: bool) -> str:
     """What became of a candidate, and why."""
     if chosen:
         result = "chosen"
+    elif item.score is None:
+        result = "left out"
     elif item.within_budget:
         result = "within the budget, not chosen"
     else:

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 from budwood.core.bundle import Bundle
 from budwood.core.dataset import Splits
+from budwood.core.errors import UsageError
 from budwood.core.task import Task
 
-__all__ = ["Context", "Progress", "Step", "silent"]
+__all__ = ["Context", "Progress", "Step", "check_minutes", "check_seed", "silent"]
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (what is being done, steps done, steps in all, a note such as the best score so far)."""
@@ -18,6 +19,18 @@ Progress = Callable[[str, int, int, str], None]
 
 def silent(what: str, done: int, total: int, note: str) -> None:
     """A progress listener that shows nothing."""
+
+
+def check_minutes(minutes: float | None) -> None:
+    """Raise UsageError when these minutes cannot be granted; None grants as many as it takes."""
+    if minutes is not None and not 0 < minutes < 1e5:
+        raise UsageError(f"{minutes} minutes make no sense", where="--max-minutes", fix="give a positive number")
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError when not every source of random numbers takes this seed."""
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"the seed is {seed}", where="--seed", fix="give a whole number from 0 to 4294967295")
 
 
 @dataclass(frozen=True)

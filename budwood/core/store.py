@@ -19,7 +19,7 @@ from budwood.core.dataset import Splits
 from budwood.core.errors import BudwoodError, BundleError, NotFoundError, UsageError
 from budwood.core.snapshots import load_splits, save_splits
 
-__all__ = ["Ancestor", "Entry", "Listing", "Store"]
+__all__ = ["Ancestor", "Entry", "Listing", "Store", "check_name"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
@@ -136,10 +136,7 @@ class Store:
         Raises:
             UsageError: the name has characters that are not allowed.
         """
-        if not NAME.fullmatch(name):
-            raise UsageError(
-                f"{name!a} cannot be a model's name", where="--name", fix="use a-z, 0-9, `.`, `_`, `-`; at most 64"
-            )
+        check_name(name)
         home = self.root / name
         make_parents(home)
         sweep(home)
@@ -293,6 +290,14 @@ class Store:
         if pointers.aliases.get(alias) != version:
             pointers.moved(alias, version, by).write(self.root / name / ALIASES)
         return entry
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError when a model cannot have this name; long work asks before it begins."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!a} cannot be a model's name", where="--name", fix="use a-z, 0-9, `.`, `_`, `-`; at most 64"
+        )
 
 
 def subfolders(parent: Path, pattern: re.Pattern[str]) -> tuple[str, ...]:

@@ -67,9 +67,11 @@ def choose_penalty(embeddings: NDArray[Any], targets: NDArray[Any], n_labels: in
     """The penalty by 5-fold cross-validation (2 folds above 2,000 rows).
 
     Single label: the strongest penalty whose accuracy is within half a standard error of the best, since a few rows
-    cannot tell more. Multi-label: the best likelihood.
+    cannot tell more. Multi-label: the best likelihood. One row alone gets the strongest.
     """
-    folds = 5 if len(targets) <= SMALL else 2
+    if len(targets) < 2:
+        return PENALTIES[0]
+    folds = min(5 if len(targets) <= SMALL else 2, len(targets))
     logits = [out_of_fold(embeddings, targets, n_labels, penalty, seed, folds) for penalty in PENALTIES]
     if targets.ndim == 2:
         return PENALTIES[int(np.argmin([loss(values, targets) for values in logits]))]

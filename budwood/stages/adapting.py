@@ -15,10 +15,10 @@ import numpy as np
 from budwood.core import registry
 from budwood.core.bundle import Bundle, digest
 from budwood.core.dataset import Splits
-from budwood.core.errors import UsageError
+from budwood.core.errors import DataError, UsageError
 from budwood.core.recipe import Recipe
-from budwood.core.step import Context, Progress, Step
-from budwood.core.store import Entry, Store
+from budwood.core.step import Context, Progress, Step, check_minutes, check_seed
+from budwood.core.store import Entry, Store, check_name
 from budwood.core.task import Task
 from budwood.engine.base_model import find_base, import_base
 from budwood.engine.machine import EnergyMeter, peak_memory_mb
@@ -150,10 +150,10 @@ def run(job: Job, store: Store, progress: Progress) -> Adapted:
 def check(job: Job) -> None:
     if job.method not in choosing.METHODS:
         choosing.choose(job.method, (), 0)
-    if job.max_minutes is not None and not 0 < job.max_minutes < 1e5:
-        raise UsageError(
-            f"{job.max_minutes} minutes make no sense", where="--max-minutes", fix="give a positive number"
-        )
+    check_minutes(job.max_minutes)
+    if job.name is not None:
+        check_name(job.name)
+    check_seed(job.seed)
     if job.task not in ("auto", *registry.names("tasks")):
         registry.get("tasks", job.task)
 
@@ -171,7 +171,15 @@ def plan_task(job: Job, splits: Splits) -> tuple[Task, Path]:
     """The task that the rows describe, and the folder of the base model."""
     # Text classification is the only task that reads tables of texts today; `auto` will sniff once there are two.
     kind: type[Task] = registry.get("tasks", "text_classification" if job.task == "auto" else job.task)
-    return kind.from_rows((*splits.train, *splits.validation)), find_base(job.base)
+    task = kind.from_rows((*splits.train, *splits.validation))
+    several = [any(isinstance(row["label"], list | tuple) for row in part) for part in (splits.train, splits.test)]
+    if several == [False, True]:
+        raise DataError(
+            "the test rows have lists of labels, and the training rows have one label each",
+            where=", ".join(splits.test.sources),
+            fix="make the label columns alike",
+        )
+    return task, find_base(job.base)
 
 
 def name_of(path: Path) -> str:
@@ -219,9 +227,8 @@ def compare(bench: Bench, choice: choosing.Decision, trials: list[Splits]) -> tu
         if bench.job.method != "auto":
             raise
         return choosing.Decision("head", f"{choice.method} was not tried: {error.cause}"), heads
-    decision = choosing.decide(choice.method, held_out(heads, trials), held_out(adapted, trials))
-    if bench.job.method != "auto":
-        decision = replace(decision, method=choice.method)
+    asked = bench.job.method != "auto"
+    decision = choosing.decide(choice.method, held_out(heads, trials), held_out(adapted, trials), asked=asked)
     bench.say("method", f"method={decision.method}  # {decision.why}")
     return decision, heads if decision.method == "head" else adapted
 

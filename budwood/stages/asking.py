@@ -28,8 +28,18 @@ CHUNK = 1024
 
 
 def evaluate_model(entry: Entry, data: Path | str, target: str | None, input: str | None) -> Evaluated:
-    scores = score_on(entry, read_dataset(data, target, input).dataset)
-    return Evaluated(scores.metric, scores.value, scores.ci, len(scores), scores.metrics)
+    dataset = scored_rows(data, target, input)
+    scores = score_on(entry, dataset)
+    unknown = len(dataset) - sum(fits(task_of(entry.bundle), row) for row in dataset)
+    metrics = {**scores.metrics, **({"rows_with_unknown_label": float(unknown)} if unknown else {})}
+    return Evaluated(scores.metric, scores.value, scores.ci, len(scores), metrics)
+
+
+def scored_rows(data: Path | str, target: str | None, input: str | None) -> Dataset:
+    """The labelled rows of a table; only its test rows where it names some, because models learn from the others."""
+    dataset = read_dataset(data, target, input).dataset
+    tested = tuple(row for row in dataset if row.get("split") == "test")
+    return Dataset(tested, dataset.sources) if tested else dataset
 
 
 def score_on(entry: Entry, dataset: Dataset) -> Scores:
@@ -92,11 +102,13 @@ def chunked(predictor: Predictor, rows: Sequence[Row], top: int) -> Iterator[Map
 
 
 def compare_models(a: Entry, b: Entry, data: Path | str, target: str | None, input: str | None) -> Compared:
-    """Both models on the same rows. Raises UsageError when they are models of different tasks."""
+    """Both models on the same rows. Raises UsageError when their tasks or metrics differ."""
     if task_of(a.bundle).name != task_of(b.bundle).name:
         raise UsageError("the two models have different tasks", where=f"{a.name}, {b.name}")
-    dataset = read_dataset(data, target, input).dataset
+    dataset = scored_rows(data, target, input)
     first, second = score_on(a, dataset), score_on(b, dataset)
+    if first.metric != second.metric:
+        raise UsageError(f"{first.metric} cannot be compared with {second.metric}", where=f"{a.name}, {b.name}")
     found = better(first.per_row, second.per_row)
     field = task_of(a.bundle).inputs[0]
     differ = [
@@ -133,6 +145,8 @@ def export_model(entry: Entry, out: Path, format: str, store: Store, progress: P
     Raises:
         UsageError: `out` exists, or there is no such format.
     """
+    if out.exists():
+        raise UsageError(f"{out.name} already exists", where=str(out), fix="name a folder that does not exist yet")
     bundle: Bundle = entry.bundle
     if format not in bundle.formats:
         kind = registry.get("steps/export", format)
@@ -140,8 +154,6 @@ def export_model(entry: Entry, out: Path, format: str, store: Store, progress: P
         with store.lock(key) as folder:
             context = Context(out=folder / "unused", work=folder / "run", progress=progress)
             bundle = Recipe((kind(),)).run(bundle, context, folder / "steps")
-    if out.exists():
-        raise UsageError(f"{out.name} already exists", where=str(out), fix="name a folder that does not exist yet")
     with staged(out) as stage:
         for name in ("bundle.json", *bundle.manifest.files):
             (stage / name).parent.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from budwood.core.dataset import Dataset, Splits
 from budwood.core.errors import UsageError
 from budwood.core.task import Row
-from budwood.engine.splits import labels_of
+from budwood.engine.splits import keep_together, labels_of
 from budwood.engine.statistics import Comparison, better
 
 __all__ = ["METHODS", "Decision", "choose", "decide", "folds", "merged", "small"]
@@ -66,15 +66,22 @@ def merged(splits: Splits) -> Splits:
 
 
 def folds(splits: Splits) -> list[Splits]:
-    """The splits to compare methods on: the validation split, or for tiny data a stratified cross-validation."""
+    """The splits to compare methods on: the validation split, or for tiny data a stratified cross-validation.
+
+    Rows of one text or one group are held out together.
+    """
     pool = joined(splits)
     if len(pool) >= TINY_ROWS and len(splits.validation):
         return [splits]
-    order = np.random.default_rng(splits.seed).permutation(len(pool))
-    order = order[np.argsort([str(pool.rows[i]["label"]) for i in order], kind="stable")]
+    units: dict[str, list[int]] = {}
+    for i, item in enumerate(keep_together(pool.rows)):
+        units.setdefault(item.unit, []).append(i)
+    members = list(units.values())
+    order = np.random.default_rng(splits.seed).permutation(len(members))
+    order = order[np.argsort([str(pool.rows[members[i][0]]["label"]) for i in order], kind="stable")]
     result = []
-    for number in range(FOLDS):
-        held = set(order[number::FOLDS].tolist())
+    for number in range(min(FOLDS, len(members))):
+        held = {row for unit in order[number::FOLDS] for row in members[unit]}
         train = Dataset(tuple(row for i, row in enumerate(pool.rows) if i not in held), pool.sources)
         validation = Dataset(tuple(row for i, row in enumerate(pool.rows) if i in held), pool.sources)
         result.append(replace(splits, train=train, validation=validation))
@@ -85,15 +92,17 @@ def joined(splits: Splits) -> Dataset:
     return Dataset((*splits.train.rows, *splits.validation.rows), splits.train.sources)
 
 
-def decide(method: str, head: NDArray[np.float64], adapted: NDArray[np.float64]) -> Decision:
+def decide(method: str, head: NDArray[np.float64], adapted: NDArray[np.float64], *, asked: bool = False) -> Decision:
     """Baseline or adapted model, by their scores on the same held-out rows.
 
     The adapted one is kept unless it is worse: published comparisons favour it at these sizes, so that a draw of few
-    rows is no reason to drop it; a significant loss, or a loss on many rows, is.
+    rows is no reason to drop it; a significant loss, or a loss on many rows, is. A method that was `asked` for is kept.
     """
     found = better(head, adapted)
     facts = describe(method, found, "held-out rows")
     worse = found.difference < 0 and (found.p < 0.1 or len(head) >= TINY_ROWS)
+    if worse and asked:
+        return Decision(method, f"{facts}, and kept because it was asked for")
     if worse:
         return Decision("head", f"{facts}, so the baseline is kept")
     return Decision(method, facts)

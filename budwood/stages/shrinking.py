@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +12,11 @@ from budwood.core import registry
 from budwood.core.budget import Budget
 from budwood.core.bundle import Bundle, digest
 from budwood.core.dataset import Splits
-from budwood.core.errors import NotFoundError, UsageError
+from budwood.core.errors import NotFoundError, StepError, UsageError
 from budwood.core.recipe import Recipe
 from budwood.core.report import Candidate, ShrinkReport, Speed
-from budwood.core.step import Context, Progress, Step
-from budwood.core.store import Entry, Store
+from budwood.core.step import Context, Progress, Step, check_minutes, check_seed
+from budwood.core.store import Entry, Store, check_name
 from budwood.engine.machine import EnergyMeter, describe
 from budwood.engine.measure import Scores, bench, candidate, score
 from budwood.engine.plot import pareto
@@ -71,13 +71,13 @@ def run(job: Job, store: Store, progress: Progress) -> Shrunk:
     began = time.monotonic()
     share_cores()
     parent = job.entry.bundle
-    check(parent)
+    check(job)
     splits = rows_of(job, store, progress)
     minutes = job.max_minutes
     facts = {"parent": parent.id, "rows": splits.fingerprint, "seed": job.seed, "minutes": minutes}
     with store.lock(f"shrink-{digest(facts)[:24]}") as folder, EnergyMeter() as meter:
         work = Bench(job, splits, folder, progress, meter, began)
-        bundles = make_candidates(work, parent)
+        bundles, failed = make_candidates(work, parent)
         with work.stage("race"):
             speeds = bench(
                 {PARENT: parent, **bundles},
@@ -88,7 +88,7 @@ def run(job: Job, store: Store, progress: Progress) -> Shrunk:
                 progress=progress,
             )
         with work.stage("test"):
-            report, scores = judge(work, parent, bundles, speeds)
+            report, scores = judge(work, parent, bundles, speeds, failed)
         plots = pareto(report, folder, job.name or job.entry.name)
         published, plot = None, next(path for path in plots if path.suffix == ".svg")
         if report.chosen is not None and report.within_budget:
@@ -106,7 +106,11 @@ def run(job: Job, store: Store, progress: Progress) -> Shrunk:
     )
 
 
-def check(parent: Bundle) -> None:
+def check(job: Job) -> None:
+    check_name(job.name or job.entry.name)
+    check_seed(job.seed)
+    check_minutes(job.max_minutes)
+    parent = job.entry.bundle
     if not {"torch", "onnx"} <= parent.formats:
         already = "is already quantized" if "onnx-int8" in parent.formats else "has no float ONNX graph"
         raise UsageError(
@@ -167,9 +171,15 @@ def n_layers(parent: Bundle) -> int:
     return int(config.get("num_hidden_layers") or config.get("n_layers") or 0)
 
 
-def make_candidates(work: Bench, parent: Bundle) -> dict[str, Bundle]:
+def make_candidates(work: Bench, parent: Bundle) -> tuple[dict[str, Bundle], list[Candidate]]:
+    """The candidates that could be made, and those that could not, with the reason.
+
+    Raises:
+        StepError, UsageError: not one could be made.
+    """
     minutes = work.job.max_minutes
-    made = {}
+    made: dict[str, Bundle] = {}
+    failed: list[Candidate] = []
     for name, steps in recipes(parent).items():
         context = Context(
             out=work.folder / "unused",
@@ -179,13 +189,22 @@ def make_candidates(work: Bench, parent: Bundle) -> dict[str, Bundle]:
             seconds=None if minutes is None else 60 * minutes * 0.6,
             progress=work.progress,
         )
-        with work.stage(name):
-            made[name] = Recipe(steps).run(parent, context, work.folder / "steps")
-    return made
+        try:
+            with work.stage(name):
+                made[name] = Recipe(steps).run(parent, context, work.folder / "steps")
+        except (StepError, UsageError) as error:
+            failed.append(Candidate(recipe=name, why=f"it could not be made: {error.cause}"))
+            if len(failed) == len(recipes(parent)):
+                raise
+    return made, failed
 
 
 def judge(
-    work: Bench, parent: Bundle, bundles: Mapping[str, Bundle], speeds: Mapping[str, Speed]
+    work: Bench,
+    parent: Bundle,
+    bundles: Mapping[str, Bundle],
+    speeds: Mapping[str, Speed],
+    failed: Sequence[Candidate],
 ) -> tuple[ShrinkReport, dict[str, Scores]]:
     """Every candidate against the parent on the locked test rows; the smallest that passes is chosen.
 
@@ -204,7 +223,7 @@ def judge(
     chosen = min(passed, key=lambda item: (item.size_mb, item.p50_ms)).recipe if passed else None
     report = ShrinkReport(
         reference=reference,
-        candidates=tuple(found),
+        candidates=(*found, *failed),
         chosen=chosen,
         budget=budget,
         metric=scores[PARENT].metric,

@@ -1,0 +1,48 @@
+"""The decisions of `adapt`: what is held out to compare methods on, and what is said of the outcome."""
+
+import numpy as np
+import pytest
+
+from budwood.core.dataset import Dataset, Splits
+from budwood.engine import linear_head
+from budwood.stages.choosing import decide, folds
+
+
+def splits(rows: list[dict[str, str]]) -> Splits:
+    return Splits(Dataset.of(rows, "t"), Dataset.of([], "t"), Dataset.of([], "t"), seed=0)
+
+
+@pytest.mark.parametrize("shared", ["group", "text"])
+def test_rows_that_belong_together_are_held_out_together(shared: str) -> None:
+    rows = [
+        {"text": f"text {i}", "group": f"group {i}", "label": "ab"[i % 2]} | {shared: f"shared {i // 4}"}
+        for i in range(40)
+    ]
+    for fold in folds(splits(rows)):
+        learnt = {row[shared] for row in fold.train}
+        held = {row[shared] for row in fold.validation}
+        assert held
+        assert not learnt & held
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_every_fold_of_a_few_rows_holds_some_out(count: int) -> None:
+    made = folds(splits([{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(count)]))
+    assert all(len(fold.train) and len(fold.validation) for fold in made)
+    assert sum(len(fold.validation) for fold in made) == count
+
+
+def test_a_method_that_was_asked_for_is_kept_and_the_verdict_says_so() -> None:
+    good, bad = np.ones(400), np.zeros(400)
+    assert decide("full", good, bad).method == "head"
+    kept = decide("full", good, bad, asked=True)
+    assert kept.method == "full"
+    assert "asked for" in kept.why
+    assert "baseline is kept" not in kept.why
+
+
+def test_one_row_is_enough_for_a_head() -> None:
+    embeddings, targets = np.ones((1, 4)), np.array([1])
+    penalty = linear_head.choose_penalty(embeddings, targets, 3, seed=0)
+    weight, bias = linear_head.fit(embeddings, targets, 3, penalty)
+    assert (embeddings @ weight.T + bias).argmax() == 1

@@ -54,8 +54,11 @@ class TextClassifier(nn.Module):
         return functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
 
-def load_encoder(folder: Path, attention: str = "sdpa") -> Any:
-    """The transformers model of a folder in float32, in evaluation mode. No code of the folder runs."""
+def load_encoder(folder: Path, attention: str | None = None) -> Any:
+    """The transformers model of a folder in float32, in evaluation mode. No code of the folder runs.
+
+    `attention` None takes the fastest implementation that the architecture has (`sdpa` for BERT, not for MPNet).
+    """
     transformers = quiet_transformers()
     model = transformers.AutoModel.from_pretrained(
         str(folder),
@@ -68,7 +71,7 @@ def load_encoder(folder: Path, attention: str = "sdpa") -> Any:
     return model.eval()
 
 
-def load_classifier(folder: Path, n_labels: int, attention: str = "sdpa") -> TextClassifier:
+def load_classifier(folder: Path, n_labels: int, attention: str | None = None) -> TextClassifier:
     """The classifier of a folder; without `head.safetensors` the head is zero: every label is equally likely."""
     encoder = load_encoder(folder, attention)
     head = nn.Linear(int(encoder.config.hidden_size), n_labels)

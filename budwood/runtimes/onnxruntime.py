@@ -16,6 +16,7 @@ class OnnxRuntime(Runtime):
     reads: ClassVar[tuple[str, ...]] = ("onnx-int8", "onnx")
 
     def __init__(self, model: bytes, threads: int = 0) -> None:
+        """Raises BundleError when ONNX Runtime refuses the graph."""
         ort = require("onnxruntime", extra="serve")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -23,7 +24,14 @@ class OnnxRuntime(Runtime):
         # Spinning threads starve the other workers: 39 against 58 requests a second with two clients on two cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        self._ort_session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        try:
+            self._ort_session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no base class
+            raise BundleError(
+                f"ONNX Runtime cannot load the graph: {str(error)[:300]}",
+                where="the ONNX graph",
+                fix="make it again with budwood export, or upgrade onnxruntime",
+            ) from error
         self._inputs = frozenset(item.name for item in self._ort_session.get_inputs())
         self._outputs = [item.name for item in self._ort_session.get_outputs()]
         self._closing = Lock()

@@ -125,6 +125,9 @@ def keep_layers(encoder: Any, layers: int) -> list[int]:
             if isinstance(child, nn.ModuleList) and len(child) == total:
                 kept = sorted({int(i) for i in np.linspace(0, total - 1, layers).round()})
                 setattr(module, name, nn.ModuleList([child[i] for i in kept]))
+                kinds = getattr(encoder.config, "layer_types", None)
+                if isinstance(kinds, list):  # ModernBERT alternates local and global attention
+                    encoder.config.layer_types = [kinds[i] for i in kept]
                 encoder.config.num_hidden_layers = len(kept)
                 return kept
     raise StepError("the model has no list of layers to cut", where="shrink.drop_layers", fix="leave this step out")

@@ -143,7 +143,7 @@ def test_random_labels_never_look_good(tiny_bert: Path, tmp_path: Path) -> None:
     data = tmp_path / "noise.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)) + "\n")
     result = flow.adapt(data, base=str(tiny_bert), method="head", store=tmp_path / "models")
-    assert result.ci[0] < 0.5 < result.ci[1]
+    assert result.ci[0] < 0.5  # one interval in forty lies below chance, which looks bad, not good
 
 
 def test_a_parameter_that_makes_no_sense_is_refused_before_any_work(tiny_bert: Path, tmp_path: Path) -> None:

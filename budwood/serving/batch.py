@@ -96,11 +96,11 @@ class Batcher:
         """Queue the rows of one request; its future gives one result a row, in order.
 
         Raises:
-            HttpError: 503 when the queue is full.
+            HttpError: 503 when the queue is full, or so slow that the answer would come too late.
         """
         depth = len(self.waiting)
         # A request that is longer than the whole queue may pass when nothing else waits.
-        if depth and depth + len(rows) > self.room:
+        if depth and (depth + len(rows) > self.room or self.seconds_to_wait() > self.limits.answer_seconds):
             self.metrics.count("rejected")
             raise HttpError(503, "the server is busy; try again later", retry_after=self.retry_after())
         ticket = Ticket(model, rows, top, self.loop.create_future())
@@ -132,9 +132,13 @@ class Batcher:
         with self.lock:
             self.waiting = deque(item for item in self.waiting if item[0] is not ticket)
 
+    def seconds_to_wait(self) -> float:
+        """Until what waits now is worked off, at the pace of late."""
+        return len(self.waiting) * self.seconds_per_row / len(self.runners)
+
     def retry_after(self) -> int:
-        """Seconds until today's queue is worked off, at the pace of late; between 1 and 30."""
-        return max(1, min(30, math.ceil(len(self.waiting) * self.seconds_per_row / len(self.runners))))
+        """The seconds to wait as a whole number between 1 and 30."""
+        return max(1, min(30, math.ceil(self.seconds_to_wait())))
 
     @property
     def depth(self) -> int:

@@ -29,11 +29,12 @@ class OneWrite:
     uvicorn writes them one after the other; together they cost a tenth less of all that is not the model.
     """
 
-    __slots__ = ("get_extra_info", "held", "is_closing", "pause_reading", "resume_reading", "transport")
+    __slots__ = ("abort", "get_extra_info", "held", "is_closing", "pause_reading", "resume_reading", "transport")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         self.held = b""
+        self.abort = transport.abort
         self.is_closing = transport.is_closing
         self.get_extra_info = transport.get_extra_info
         self.pause_reading = transport.pause_reading
@@ -70,6 +71,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self.in_headers = False
         self.header_bytes = 0
         self.status = 400
+        self.blocked = 0.0
+        """Since when the client takes no more of its answers, 0 while it does."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(OneWrite(transport))  # type: ignore[arg-type]
@@ -110,6 +113,14 @@ class LimitedProtocol(HttpToolsProtocol):
         self.receiving = False
         super().on_message_complete()
 
+    def pause_writing(self) -> None:
+        self.blocked = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.blocked = 0.0
+        super().resume_writing()
+
     def on_response_complete(self) -> None:
         self.transport.flush()  # type: ignore[attr-defined]
         super().on_response_complete()
@@ -139,7 +150,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def overdue(self, now: float) -> None:
-        """Close when the request that is being read takes too long, or when none came."""
+        """Close when a request takes too long to arrive, when none came, or when answers are not taken."""
+        if self.blocked and now - self.blocked > self.limits.read_seconds:
+            self.transport.abort()
+            return
         waited = now - self.since > self.limits.read_seconds
         if not waited or self.pipeline or self.transport is None or self.transport.is_closing():
             return

@@ -177,6 +177,23 @@ def test_slow_requests_are_closed(short: Handle, data: bytes) -> None:
         assert connection.recv(1) == b""
 
 
+def test_clients_that_take_no_answers_are_closed(short: Handle) -> None:
+    """Many requests, no reading: the buffers fill, and the connection ends instead of staying for ever."""
+    with served.connect(short.url) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(0.2)
+        data = b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 1000
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                connection.sendall(data)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+        pytest.fail("it stayed open")
+
+
 def test_silent_connections_are_closed(short: Handle) -> None:
     with served.connect(short.url) as connection:
         assert connection.recv(1) == b""

@@ -174,6 +174,21 @@ def test_a_full_queue_refuses_at_once() -> None:
     with_bench(body, queue=2)
 
 
+def test_a_slow_queue_refuses_what_would_come_too_late() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.busy()
+        waiting = [bench.submit("a"), bench.submit("b")]
+        bench.batcher.seconds_per_row = 7.0
+        with pytest.raises(HttpError) as caught:
+            bench.submit("c")
+        assert caught.value.status == 503
+        assert dict(caught.value.headers)[b"retry-after"] == b"14"
+        bench.gate.opened.set()
+        await asyncio.gather(*(ticket.future for ticket in waiting))
+
+    with_bench(body, answer_seconds=10)
+
+
 def test_a_long_request_passes_an_empty_queue() -> None:
     async def body(bench: Bench) -> None:
         bench.gate.opened.set()

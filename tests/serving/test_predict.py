@@ -1,6 +1,7 @@
 """/predict and its equals: the answers, and every way to be refused."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -59,6 +60,28 @@ def test_top_chooses_how_many_scores(client: httpx.Client) -> None:
 def test_top_out_of_range_is_refused(client: httpx.Client, top: str) -> None:
     reply = client.post("/predict", json={"text": TEXT}, params={"top": top})
     assert (reply.status_code, reply.json()["errors"][0]["field"]) == (422, "top")
+
+
+def test_a_culprit_in_a_list_is_named(client: httpx.Client) -> None:
+    reply = client.post("/predict", json={"inputs": ["a", "b", f"my {served.POISON}", "c"]})
+    assert (reply.status_code, reply.json()["errors"][0]["field"]) == (422, "inputs[2]")
+
+
+def test_batch_mates_of_a_culprit_are_answered(tmp_path: Path) -> None:
+    """Many clients at once, so that their texts share batches: who is not to blame gets what it gets alone."""
+    words = ["parcel", served.POISON, "refund", served.NAN, *(f"order {i}" for i in range(20))]
+    with served.start_null(tmp_path / "b", delay_seconds=0.05) as handle:
+
+        def ask(text: str) -> httpx.Response:
+            return httpx.post(f"{handle.url}/predict", json={"text": text}, timeout=30)
+
+        with ThreadPoolExecutor(len(words)) as pool:
+            together = list(pool.map(ask, words))
+        for word, reply in zip(words, together, strict=True):
+            assert (reply.status_code == 422) == (word in (served.POISON, served.NAN))
+            if reply.status_code == 200:
+                assert reply.json() == ask(word).json()
+        assert httpx.get(f"{handle.url}/stats").json()["queue_depth"] == 0
 
 
 def test_truncation_is_said(client: httpx.Client) -> None:

@@ -22,13 +22,15 @@ from budwood.serving.model import Served
 from budwood.serving.server import serve, start, usable_cores
 
 MAIN = """
-import json, sys
+import json, sys, threading
 from budwood.core.bundle import Bundle
 from budwood.core.errors import BudwoodError
 from budwood.serving.limits import Limits
 from budwood.serving.server import Served, serve
 options = json.loads(sys.argv[2])
 limits = Limits(**options.pop("limits", {}))
+if options.pop("another_thread", False):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
 try:
     serve([Served("tiny", "1", Bundle.open(sys.argv[1]))], port=0, limits=limits,
           on_ready=lambda url: print(url, flush=True), **options)
@@ -76,6 +78,14 @@ def test_workers_share_a_port_and_their_figures(tmp_path: Path) -> None:
         assert metric(url, "budwood_workers_ready") == 2
         lines = httpx.get(f"{url}/metrics").text.splitlines()
         assert 'budwood_requests_total{model="tiny",version="1",code="200"} 40' in lines
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_a_process_with_threads_is_not_forked(tmp_path: Path) -> None:
+    with running(served.null_bundle(tmp_path / "b"), workers=2, another_thread=True) as (process, url):
+        assert httpx.post(f"{url}/predict", json={"text": "hello"}).status_code == 200
+        assert metric(url, "budwood_workers_ready") == 2
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
 

@@ -35,19 +35,15 @@ def fine_tune(
         value: Tensor = studied.task.loss(model(**batch[0]), batch[1])
         return value
 
-    def probe() -> None:
-        studied.model.train()
-        loss(studied.model, next(batches(0))).backward()  # type: ignore[no-untyped-call]
-        studied.model.zero_grad(set_to_none=True)
-
     return train(
         studied.model,
-        within(plan, context.seconds, probe, context.work),
+        within(plan, context.seconds, studied.model, batches, loss, context.work),
         batches,
         loss,
         evaluate=(lambda model: validation_score(studied, model, held)) if len(held) else None,
         checkpoints=context.work / "checkpoints",
         progress=context.progress,
+        seconds=context.seconds,
         what=what,
     )
 

@@ -2,13 +2,13 @@
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from budwood.core.commit import write_atomic
 from budwood.core.errors import UsageError
-from budwood.engine.train import Plan
+from budwood.engine.train import Batches, Loss, Plan
 
 __all__ = ["epochs_for", "within"]
 
@@ -21,7 +21,7 @@ def epochs_for(steps_per_epoch: int, least: int = 3, most: int = 20) -> int:
     return min(most, max(least, -(-UPDATES // steps_per_epoch)))
 
 
-def within(plan: Plan, seconds: float | None, one_step: Callable[[], None], work: Path) -> Plan:
+def within(plan: Plan, seconds: float | None, model: Any, batches: Batches, loss: Loss, work: Path) -> Plan:
     """The plan, cut to the steps that `seconds` allow by a timed probe; kept in `work` for the run that resumes.
 
     Raises:
@@ -31,18 +31,20 @@ def within(plan: Plan, seconds: float | None, one_step: Callable[[], None], work
     if path.exists():
         return Plan(**json.loads(path.read_text(encoding="utf-8")))
     if seconds is not None:
-        plan = cut(plan, seconds, step_seconds(one_step))
+        plan = cut(plan, seconds, step_seconds(model, next(batches(0)), loss))
     write_atomic(path, json.dumps(asdict(plan)).encode())
     return plan
 
 
-def step_seconds(one_step: Callable[[], None]) -> float:
-    """Median time of a step, after one that warms up."""
+def step_seconds(model: Any, batch: Any, loss: Loss) -> float:
+    """Median time of a forward and a backward pass, after one that warms up. The weights stay as they are."""
     times = []
+    model.train()
     for _ in range(4):
         began = time.monotonic()
-        one_step()
+        loss(model, batch).backward()  # type: ignore[no-untyped-call]
         times.append(time.monotonic() - began)
+    model.zero_grad(set_to_none=True)
     return sorted(times[1:])[1]
 
 

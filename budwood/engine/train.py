@@ -20,7 +20,7 @@ from budwood.core.step import Progress
 from budwood.engine import checkpoint
 from budwood.engine.signals import Interruption, interruptible
 
-__all__ = ["Plan", "Trained", "train"]
+__all__ = ["Batches", "Loss", "Plan", "Trained", "train"]
 
 Batches = Callable[[int], Iterator[Any]]
 """The batches of an epoch, the same ones each time it is called with the same number."""

@@ -201,8 +201,9 @@ def learn(bench: Bench, splits: Splits) -> Learned:
     bench.say("method", f"method={choice.method}  # {choice.why}")
     trials = choosing.folds(splits)
     bench.share_time(len(trials) + choosing.small(splits))
-    decision, tried = compare(bench, choice, trials)
-    calibration = {"temperature": float(median(bundle.manifest.calibration["temperature"] for bundle in tried))}
+    with bench.stage("head"):
+        heads = [bench.make(trial, (HEAD,)) for trial in trials]
+    decision, tried = compare(bench, choice, trials, heads)
     chain = (HEAD, *(() if decision.method == "head" else (step("adapt", decision.method)(),)))
     rows = splits
     if choosing.small(splits):
@@ -211,13 +212,20 @@ def learn(bench: Bench, splits: Splits) -> Learned:
     with bench.stage("final fit"):
         bench.make(rows, (HEAD,))
         bench.make(rows, chain)
-    return guard(bench, decision, splits, rows, chain, calibration)
+    return guard(
+        bench, decision, splits, rows, chain, {"head": temperature(heads), decision.method: temperature(tried)}
+    )
 
 
-def compare(bench: Bench, choice: choosing.Decision, trials: list[Splits]) -> tuple[choosing.Decision, list[Bundle]]:
+def temperature(bundles: list[Bundle]) -> float:
+    """What was fitted on the held-out rows; the fit on all rows keeps it."""
+    return float(median(bundle.manifest.calibration["temperature"] for bundle in bundles))
+
+
+def compare(
+    bench: Bench, choice: choosing.Decision, trials: list[Splits], heads: list[Bundle]
+) -> tuple[choosing.Decision, list[Bundle]]:
     """Baseline against the chosen method on held-out rows: which to go on with, why, and its models."""
-    with bench.stage("head"):
-        heads = [bench.make(trial, (HEAD,)) for trial in trials]
     if choice.method == "head":
         return choice, heads
     try:
@@ -239,7 +247,7 @@ def guard(
     splits: Splits,
     rows: Splits,
     chain: tuple[Step, ...],
-    calibration: dict[str, float],
+    temperatures: dict[str, float],
 ) -> Learned:
     """A last look at the test rows: an adapted model that is significantly worse there is never shipped by `auto`."""
     method, why = decision.method, decision.why
@@ -254,7 +262,7 @@ def guard(
             why = f"{why}; {choosing.describe(method, found, 'test rows')}"
             if found.difference < 0 and found.significant and bench.job.method == "auto":
                 method, final, why = "head", baseline, f"{why}, so the baseline is shipped"
-    return method, final, baseline_scores, why, calibration
+    return method, final, baseline_scores, why, {"temperature": temperatures[method]}
 
 
 def step(folder: str, name: str) -> Any:
@@ -286,8 +294,11 @@ def publish(
 ) -> tuple[Entry, Scores]:
     """Score the ONNX graph on the test rows, write the facts and the card into the bundle, and give it a version."""
     method, why, baseline, calibration = facts
+    done = [item for item in store.list() if item.name == name and item.bundle and item.bundle.parent == final.id]
     predictor = Predictor.open(final)
     scores = score(replace(predictor, calibration=calibration), splits.test.rows)
+    if done:  # a run that was killed after it had published
+        return store.resolve(f"{name}:{done[-1].version}"), scores
     report: Mapping[str, Any] = {
         "method": method,
         "verdict": why,

@@ -42,12 +42,15 @@ def choose(method: str, rows: Sequence[Row], n_parameters: int) -> Decision:
     """
     if method not in METHODS:
         raise UsageError(f"no method {method!r}", where="--method", fix=f"choose one of: {', '.join(METHODS)}")
+    multi_label = any(isinstance(row["label"], list | tuple) for row in rows)
+    if method == "few_shot" and multi_label:
+        fix = "use --method full, or auto"
+        raise UsageError("few_shot contrasts rows of one label each; these have several", where="--method", fix=fix)
     if method != "auto":
         return Decision(method, "asked for")
     counts = Counter(label for row in rows for label in labels_of(row))
     typical = median(counts.values())
     facts = f"{len(rows):,} rows, typically {typical:g} a class"
-    multi_label = any(isinstance(row["label"], list | tuple) for row in rows)
     if n_parameters > LARGE_ENCODER:
         return Decision("lora", f"{facts}; the encoder has {n_parameters / 1e6:.0f} M parameters")
     if typical <= FEW_PER_CLASS and len(rows) <= FEW_ROWS and not multi_label:

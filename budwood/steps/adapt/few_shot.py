@@ -81,18 +81,14 @@ class FewShot(Step):
             apart = supervised_contrastive(functional.normalize(states, dim=-1), targets, self.temperature)
             return studied.task.loss({"logits": model.head(states)}, targets) + self.contrast * apart
 
-        def probe() -> None:
-            studied.model.train()
-            loss(studied.model, next(batches(0))).backward()
-            studied.model.zero_grad(set_to_none=True)
-
         return train(
             studied.model,
-            within(plan, context.seconds, probe, context.work),
+            within(plan, context.seconds, studied.model, batches, loss, context.work),
             batches,
             loss,
             checkpoints=context.work / "checkpoints",
             progress=context.progress,
+            seconds=context.seconds,
             what="few-shot tuning",
         )
 

@@ -76,19 +76,15 @@ class DropLayers(Step):
             cosine = functional.cosine_similarity(outputs["embedding"], soft["embedding"][numbers]).mean()
             return self.hard * hard + (1 - self.hard) * learned + self.direction * (1 - cosine)
 
-        def probe() -> None:
-            studied.model.train()
-            loss(studied.model, next(batches(0))).backward()
-            studied.model.zero_grad(set_to_none=True)
-
         return train(
             studied.model,
-            within(plan, context.seconds, probe, context.work),
+            within(plan, context.seconds, studied.model, batches, loss, context.work),
             batches,
             loss,
             evaluate=(lambda model: validation_score(studied, model, held)) if len(held) else None,
             checkpoints=context.work / "checkpoints",
             progress=context.progress,
+            seconds=context.seconds,
             what=f"distilling to {self.layers} layers",
         )
 

@@ -39,7 +39,7 @@ class Keys:
             if stamp == self.stamp:
                 return
             text = self.path.read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise NotFoundError("the keys file cannot be read", where=str(self.path)) from error
         hashes: dict[str, list[str]] = {}
         for number, line in enumerate(text.splitlines(), start=1):

@@ -100,6 +100,17 @@ def test_a_missing_keys_file_is_named(tmp_path: Path) -> None:
         Keys(tmp_path / "none")
 
 
+def test_a_keys_file_that_stops_being_text_leaves_the_keys_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "keys.txt"
+    key = create_key(path, "me")
+    keys = Keys(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(NotFoundError, match="cannot be read"):
+        keys.refresh()
+    keys.check({b"authorization": f"Bearer {key}".encode()})
+
+
+
 @pytest.mark.parametrize("name", ["", "a b", "a\nb", "../x"])
 def test_key_names_are_plain(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="not a name"):

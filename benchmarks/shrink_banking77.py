@@ -1,4 +1,4 @@
-"""Claim: on Banking77, int8 and half the layers keep the accuracy within their budgets and multiply the speed.
+"""On Banking77, int8 and half the layers keep the accuracy within their budgets and multiply the speed.
 
     python benchmarks/shrink_banking77.py DATA_FOLDER STORE
 

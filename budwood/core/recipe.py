@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from budwood.core import registry
 from budwood.core.bundle import Bundle, digest
-from budwood.core.commit import sweep
+from budwood.core.commit import remove_folder, sweep
 from budwood.core.errors import BundleError, StepError, UsageError
 from budwood.core.step import Context, Step
 
@@ -107,7 +107,7 @@ def reusable(path: Path, parent: Bundle, context: Context, name: str) -> Bundle 
             return bundle
         problem = "its parent was made again"
     context.progress(name, 0, 1, f"the stored result is made again: {problem}")
-    shutil.rmtree(path)
+    remove_folder(path)
     return None
 
 

@@ -213,6 +213,7 @@ class Store:
     def lock(self, key: str) -> Iterator[Path]:
         """Hold the work folder of a run. Raises UsageError, naming its process, when another run has it."""
         folder = self.work(key)
+        sweep(folder.parent)
         with locked(folder.with_name(f"{key}.lock"), wait=False):
             yield folder
 

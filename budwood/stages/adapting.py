@@ -14,6 +14,7 @@ import numpy as np
 
 from budwood.core import registry
 from budwood.core.bundle import Bundle, digest
+from budwood.core.commit import remove_folder
 from budwood.core.dataset import Splits
 from budwood.core.errors import DataError, UsageError
 from budwood.core.recipe import Recipe
@@ -114,7 +115,7 @@ def run(job: Job, store: Store, progress: Progress) -> Adapted:
         )
         with store.lock(f"adapt-{key[:24]}") as folder:
             if job.fresh:
-                shutil.rmtree(folder)
+                remove_folder(folder)
                 folder.mkdir()
             label = "sentence-transformers/all-MiniLM-L6-v2" if job.base == "auto" else job.base
             base = import_base(base_folder, label, store.work("bases"))
@@ -124,7 +125,7 @@ def run(job: Job, store: Store, progress: Progress) -> Adapted:
             store.save_splits(splits)
             with bench.stage("publish"):
                 entry, scores = publish(bench, store, name, final, splits, (method, why, baseline, calibration))
-            shutil.rmtree(folder)
+            remove_folder(folder)
     return Adapted(
         name=entry.name,
         version=entry.version,

@@ -110,7 +110,6 @@ def test_a_keys_file_that_stops_being_text_leaves_the_keys_as_they_are(tmp_path:
     keys.check({b"authorization": f"Bearer {key}".encode()})
 
 
-
 @pytest.mark.parametrize("name", ["", "a b", "a\nb", "../x"])
 def test_key_names_are_plain(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="not a name"):

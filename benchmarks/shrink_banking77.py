@@ -39,7 +39,7 @@ def command(store: Path, *words: str) -> dict[str, Any]:
     if done.returncode not in (0, 5):
         raise SystemExit(done.stderr)
     found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return {key: value for key, value in found.items() if key not in ("id", "path", "plot")}
 
 
 class Eager(Runtime):

@@ -87,6 +87,8 @@ class Batcher:
         self.idle: list[threading.Lock] = []
         """A held lock for each runner that waits; releasing it wakes the runner."""
         self.closed = False
+        self.computing = 0
+        """Rows that the runners compute now."""
         self.seconds_per_row = 0.0
         self.runners = [threading.Thread(target=self.work, name=f"runner-{i}", daemon=True) for i in range(runners)]
         for runner in self.runners:
@@ -158,26 +160,31 @@ class Batcher:
     def work(self) -> None:
         awake = threading.Lock()
         awake.acquire()
-        while batch := self.take(awake):
+        batch: list[Waiting] = []
+        while batch := self.take(awake, done=len(batch)):
             started = time.perf_counter()
             ticket = batch[0][0]
             results = compute(ticket.model, [waiting.rows[i] for waiting, i in batch], ticket.top)
             self.loop.call_soon_threadsafe(self.deliver, batch, results, time.perf_counter() - started)
 
-    def take(self, awake: threading.Lock) -> list[Waiting]:
+    def take(self, awake: threading.Lock, done: int) -> list[Waiting]:
         """Wait for work and take a fair share of it; an empty list when the batcher is closed."""
+        with self.lock:
+            self.computing -= done
         while True:
             with self.lock:
                 if self.closed:
                     return []
                 if self.waiting:
-                    return self.pick()
+                    batch = self.pick()
+                    self.computing += len(batch)
+                    return batch
                 self.idle.append(awake)
             awake.acquire()
 
     def pick(self) -> list[Waiting]:
-        # Not more than a fair share: one long batch beside an idle runner would waste a core.
-        share = min(self.limits.batch, -(-len(self.waiting) // len(self.runners)))
+        # Not more than a fair share of all that is in the server: one long batch beside an idle runner wastes a core.
+        share = min(self.limits.batch, -(-(len(self.waiting) + self.computing) // len(self.runners)))
         first = self.waiting.popleft()
         batch = [first]
         if share == 1:

@@ -123,7 +123,7 @@ def test_runners_share_what_waits() -> None:
 
     batches = with_bench(body, runners=2).batches
     assert sorted(text for batch in batches for text in batch) == sorted("xyabcdefgh")
-    assert max(map(len, batches)) <= 4
+    assert max(map(len, batches)) <= 5  # of the nine rows that are in the server when the first runner is free
 
 
 def test_rows_of_like_length_and_equal_top_go_together() -> None:

@@ -24,6 +24,7 @@ import tiny
 
 from budwood import flow
 from budwood.core.bundle import Bundle
+from budwood.core.commit import STAGING
 from budwood.engine import fine_tune, planning, text_model, train  # noqa: F401
 from budwood.engine.transformers_import import quiet_transformers
 
@@ -59,7 +60,7 @@ def finished(store: Path) -> list[tuple[str, float]]:
         manifest = Bundle.open(version).manifest
         found.append((manifest.files["model.safetensors"].sha256, manifest.metrics["accuracy"].value))
     for cached in store.glob(".work/*/steps/*"):
-        if not cached.name.startswith("."):
+        if not any(part.startswith(STAGING) for part in cached.relative_to(store).parts):  # that was being removed
             Bundle.open(cached)
     return found
 

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from budwood.core.bundle import Bundle
+from budwood.core.errors import BudwoodError, BundleError
 from budwood.core.task import Task
 from budwood.engine import conformance
 from budwood.engine.predictor import Predictor, task_of
 from budwood.serving.metrics import Described
 
-__all__ = ["Model", "Served", "describe", "open_model"]
+__all__ = ["Model", "Served", "describe", "first_line", "open_model"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,24 @@ def open_model(served: Served, index: int, runtime: str, batch: int) -> Model:
     Raises:
         BundleError: the model cannot be opened, or computes something else than when it was made.
     """
+    try:
+        return prove(served, index, runtime, batch)
+    except (BudwoodError, MemoryError):
+        raise
+    except Exception as error:
+        raise BundleError(
+            f"the model cannot be opened: {first_line(error)}",
+            where=str(served.bundle.path),
+            fix="make the model again, or try another --runtime",
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the start of its message; messages of native libraries can be pages long."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+
+
+def prove(served: Served, index: int, runtime: str, batch: int) -> Model:
     predictor = Predictor.open(served.bundle, runtime, threads=1)
     created = int(datetime.fromisoformat(served.bundle.manifest.created).timestamp())
     model = Model(served.name, served.version, index, predictor, created)

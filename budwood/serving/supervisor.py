@@ -26,6 +26,8 @@ logger = logging.getLogger("budwood.serving")
 SLOWEST_RESTART = 10.0
 HEALTHY_AFTER = 10.0
 """A worker that ran this long is restarted at once; one that fails sooner waits longer each time, in seconds."""
+STARTS = 8
+"""When a worker did not get ready so many times in a row, the server gives up: its share of the connections waits."""
 
 
 def start_method() -> str:
@@ -45,6 +47,10 @@ class Slot:
     ready: bool = False
     started: float = 0.0
     failures: int = 0
+    unready: int = 0
+    """How many times in a row it ended before it was ready."""
+    refused: BudwoodError | None = None
+    """Why it did not start."""
     restart_at: float = 0.0
 
 
@@ -69,7 +75,8 @@ class Supervisor:
         """Blocks. Returns the signal that ended it.
 
         Raises:
-            BudwoodError: a worker could not start for the first time; the others are stopped.
+            BudwoodError: a worker could not start for the first time, or several times in a row later; the others
+                are stopped.
         """
         self.metrics = Metrics(self.plan.layout, self.memory, self.plan.workers)
         self.slots = [Slot(i, listener) for i, listener in enumerate(self.listeners)]
@@ -151,10 +158,13 @@ class Supervisor:
         slot.pipe = None
         if isinstance(message, tuple):
             kind, cause, where, fix = message
+            slot.refused = kind(cause, where=where, fix=fix)
             if not announced:
-                raise kind(cause, where=where, fix=fix)
+                raise slot.refused
             logger.error("worker %d refuses to start: %s", slot.number, cause)
         slot.ready = message == "ready"
+        if slot.ready:
+            slot.unready, slot.refused = 0, None
 
     def bury(self, slot: Slot, announced: bool) -> None:
         """Note that a worker ended unexpectedly, and when it is started again."""
@@ -163,8 +173,11 @@ class Supervisor:
             return
         ended.join()
         code, lived = ended.exitcode, time.monotonic() - slot.started
-        if not announced and not slot.ready:
-            raise BudwoodError(f"a worker ended while it started (exit code {code})", where=f"worker {slot.number}")
+        slot.unready += not slot.ready
+        if slot.unready and (not announced or slot.unready >= STARTS):
+            raise slot.refused or BudwoodError(
+                f"a worker ended while it started (exit code {code})", where=f"worker {slot.number}"
+            )
         slot.failures = 0 if lived > HEALTHY_AFTER else slot.failures + 1
         delay = min(SLOWEST_RESTART, 0.1 * 2 ** (slot.failures - 1)) if slot.failures > 1 else 0.0
         slot.restart_at = time.monotonic() + delay

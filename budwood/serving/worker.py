@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from ctypes import Array, c_double
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from budwood.serving.auth import Keys, is_loopback
 from budwood.serving.batch import Batcher
 from budwood.serving.limits import Limits
 from budwood.serving.metrics import Board, Layout, Metrics
-from budwood.serving.model import Model, Served, describe, open_model
+from budwood.serving.model import Model, Served, describe, first_line, open_model
 from budwood.serving.protocol import LimitedProtocol, sweep
 from budwood.serving.service import Service
 
@@ -66,6 +67,29 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 def process(plan: Plan, number: int, listener: socket.socket, memory: "Array[c_double]", pipe: Connection) -> None:
     """The main function of a worker process. It says `ready`, or sends the error that keeps it from starting."""
+    ready = False
+
+    def announce() -> None:
+        nonlocal ready
+        ready = True
+        pipe.send("ready")
+
+    try:
+        work(plan, number, listener, memory, announce)
+    except BaseException as error:
+        # Once it has answered requests, its end is a crash, and the parent starts it again.
+        if ready or isinstance(error, SystemExit):
+            raise
+        told = refusal(error)
+        # Its arguments are by keyword, so the error itself cannot travel.
+        pipe.send((type(told), told.cause, told.where, told.fix))
+        sys.exit(1)
+
+
+def work(
+    plan: Plan, number: int, listener: socket.socket, memory: "Array[c_double]", on_ready: Callable[[], None]
+) -> None:
+    """Open the models and answer until SIGTERM, or until the parent is gone."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Ctrl-C reaches the whole group; the parent answers it, and tells the workers.
@@ -73,12 +97,7 @@ def process(plan: Plan, number: int, listener: socket.socket, memory: "Array[c_d
     # Each runner is one thread; a tokenizer that starts its own would take the core of another runner.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     log_to_stderr(number)
-    try:
-        models = plan.open()
-    except BudwoodError as error:
-        # Its arguments are by keyword, so the error itself cannot travel.
-        pipe.send((type(error), error.cause, error.where, error.fix))
-        sys.exit(1)
+    models = plan.open()
     gc.collect()
     gc.freeze()
     loop = event_loop()
@@ -91,10 +110,22 @@ def process(plan: Plan, number: int, listener: socket.socket, memory: "Array[c_d
         if os.getppid() != parent:
             stop.set()
 
-    loop.run_until_complete(
-        run(plan, number, models, listener, memory, stop, lambda: pipe.send("ready"), stop_if_orphaned)
-    )
+    loop.run_until_complete(run(plan, number, models, listener, memory, stop, on_ready, stop_if_orphaned))
     loop.close()
+
+
+def refusal(error: BaseException) -> BudwoodError:
+    """Whatever keeps a worker from starting, as cause, place and fix."""
+    if isinstance(error, BudwoodError):
+        return error
+    if isinstance(error, MemoryError):
+        return BudwoodError("there is not enough memory for the model", fix="--workers 1, or serve a smaller model")
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return BudwoodError(
+        f"a worker could not start: {first_line(error)}",
+        where=f"{frame.filename}:{frame.lineno} in {frame.name}",
+        fix="run it again, and report it if it stays",
+    )
 
 
 async def run(

@@ -25,14 +25,17 @@ MAIN = """
 import json, sys, threading
 from budwood.core.bundle import Bundle
 from budwood.core.errors import BudwoodError
+from budwood.serving import supervisor
 from budwood.serving.limits import Limits
 from budwood.serving.server import Served, serve
 options = json.loads(sys.argv[2])
 limits = Limits(**options.pop("limits", {}))
 if options.pop("another_thread", False):
     threading.Thread(target=threading.Event().wait, daemon=True).start()
+supervisor.STARTS = options.pop("starts", supervisor.STARTS)
 try:
-    serve([Served("tiny", "1", Bundle.open(sys.argv[1]))], port=0, limits=limits,
+    bundle = Bundle.open(sys.argv[1], verify=options.pop("verify", True))
+    serve([Served("tiny", "1", bundle)], port=0, limits=limits,
           on_ready=lambda url: print(url, flush=True), **options)
 except BudwoodError as error:
     print(type(error).__name__, error.cause, flush=True)
@@ -187,6 +190,50 @@ def test_a_model_that_computes_something_else_is_not_served(tiny_bundle: Bundle,
         assert process.wait(20) == 1
     with pytest.raises(BundleError, match="golden rows differ"):
         start([Served("tiny", "1", wrong)])
+
+
+def write_settings(bundle: Bundle, text: str) -> None:
+    """What the null runtime reads when it opens the bundle; a file of another size would be noticed earlier."""
+    path = bundle.path / "null.json"
+    path.write_text(text.ljust(path.stat().st_size))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("{", "BundleError the model cannot be opened: JSONDecodeError: "),
+        ('{"delay_seconds": "x"}', "BundleError the model cannot be opened: TypeError: "),
+        ('{"exit_id": 0}', "BudwoodError a worker ended while it started (exit code 70)"),
+    ],
+)
+def test_whatever_keeps_a_worker_from_starting_is_said(tmp_path: Path, settings: str, said: str, workers: int) -> None:
+    """Errors that nobody foresaw, and the end of the process by native code: one line, exit code 1, no traceback."""
+    bundle = served.null_bundle(tmp_path / "b")
+    write_settings(bundle, settings)
+    with running(bundle, workers=workers, verify=False) as (process, line):
+        assert line.startswith(said)
+        assert process.wait(20) == 1
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_a_model_that_cannot_be_opened_is_said_in_python_too(tmp_path: Path) -> None:
+    bundle = served.null_bundle(tmp_path / "b")
+    write_settings(bundle, "{")
+    with pytest.raises(BundleError, match="cannot be opened: JSONDecodeError"):
+        start([Served("tiny", "1", bundle)], runtime="null")
+
+
+def test_a_worker_that_never_starts_again_ends_the_server(tmp_path: Path) -> None:
+    """Its share of the connections would wait for ever, so the server says why and ends."""
+    bundle = served.null_bundle(tmp_path / "b")
+    with running(bundle, workers=2, starts=3) as (process, _):
+        write_settings(bundle, "{")
+        os.kill(children(process.pid)[0], signal.SIGKILL)
+        assert process.wait(30) == 1
+        assert process.stdout is not None
+        assert process.stdout.read().startswith("BundleError the model cannot be opened: JSONDecodeError")
 
 
 def test_a_taken_port_is_said(tmp_path: Path) -> None:

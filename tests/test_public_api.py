@@ -19,7 +19,7 @@ ERRORS = (
 )
 HEAVY = ("torch", "transformers", "sklearn", "scipy", "onnxruntime", "pyarrow", "numpy", "pydantic")
 
-ONLY_COMMAND = {"json", "help"}
+ONLY_COMMAND = {"json", "help", "list_bases"}
 """Flags about how a result is shown."""
 ONLY_PYTHON = {"progress"}
 DIFFERENT_BY_NATURE = {

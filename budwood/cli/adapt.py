@@ -15,12 +15,32 @@ if TYPE_CHECKING:
 METHODS = choices("steps.adapt")
 
 
+def show_bases(wanted: bool) -> None:
+    """The table of `bases.toml`, with what is installed here."""
+    if not wanted:
+        return
+    from budwood.engine.bases import catalogue
+
+    with Screen(False, "") as screen:
+        rows = [
+            (item.name, ", ".join(item.tasks), f"{item.parameters / 1e6:.1f} M", item.license, item.about)
+            for item in catalogue().values()
+        ]
+        screen.table(("base", "task", "parameters", "license", "what for"), rows)
+        screen.line("A folder, or any other name on the Hugging Face hub, works as well.")
+    raise typer.Exit
+
+
 def adapt(
     data: Data,
     task: Annotated[str, typer.Option(metavar=choices("tasks"), help="What is learnt.")] = "auto",
     base: Annotated[
-        str, typer.Option(metavar="BASE", help="The pretrained model: a folder or a name; auto is all-MiniLM-L6-v2.")
+        str, typer.Option(metavar="BASE", help="The pretrained model: a folder or a name; --list-bases shows some.")
     ] = "auto",
+    list_bases: Annotated[
+        bool,
+        typer.Option("--list-bases", is_eager=True, callback=show_bases, help="Show what is known by name, and end."),
+    ] = False,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the model.  [default: from DATA]")] = None,
     target: Target = None,
     input: Input = None,

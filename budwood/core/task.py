@@ -47,6 +47,8 @@ class Task(ABC):
     """The Hugging Face pipeline tag for the model card."""
     preprocessing: ClassVar[tuple[str, ...]]
     """The files that `encoder` reads; each step carries them over unchanged."""
+    default_base: ClassVar[str]
+    """The entry of `bases.toml` that `--base auto` takes."""
 
     # Identity
     @abstractmethod
@@ -62,6 +64,10 @@ class Task(ABC):
     @abstractmethod
     def parse(self, item: object) -> Row:
         """Check one request item and return it as a row. Raises DataError whose `where` is the field's name."""
+
+    def item(self, row: Row) -> dict[str, Any]:
+        """A request item that `parse` takes, ready for JSON, standing for this row."""
+        return {field: row[field] for field in self.inputs}
 
     @abstractmethod
     def encoder(self, folder: Path) -> Encoder:
@@ -91,9 +97,9 @@ class Task(ABC):
     def from_rows(cls, rows: Sequence[Row]) -> Self:
         """The task that these labelled rows describe. Raises DataError when they describe none."""
 
-    @abstractmethod
     def fit_to(self, folder: Path) -> Self:
         """The same task with its limits lowered to what the base model in `folder` can read."""
+        return self
 
     @abstractmethod
     def targets(self, rows: Sequence[Row]) -> NDArray[Any]:
@@ -109,9 +115,35 @@ class Task(ABC):
         """Further metrics, by their standard names."""
 
     # Training half: torch is imported inside
+    @classmethod
+    @abstractmethod
+    def take_base(cls, folder: Path, stage: Path) -> None:
+        """Write the pretrained model of a folder to `stage`: an ordinary transformers directory with the preprocessing.
+
+        `folder` is a transformers directory, or the folder of a bundle of this kind of task.
+
+        Raises:
+            BundleError: the folder holds another kind of model, or one that cannot be loaded.
+        """
+
     @abstractmethod
     def build(self, folder: Path) -> Any:
-        """The torch module whose forward takes the encoder's arrays and returns the model's outputs."""
+        """The torch module of a folder: `forward` takes the encoder's arrays and gives `logits` and `embedding`.
+
+        `head` is its last linear layer, from the embedding to the logits.
+        """
+
+    def traceable(self, folder: Path) -> Any:
+        """The module in the form that exports best."""
+        return self.build(folder)
+
+    def augment(self, inputs: Arrays, random: np.random.Generator) -> Arrays:
+        """A varied copy of a training batch's inputs; nothing is varied by default."""
+        return inputs
+
+    def calibrate(self, logits: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
+        """What `decode` needs to be honest, fitted on the logits of rows that training has not seen."""
+        return {}
 
     @abstractmethod
     def save(self, model: Any, folder: Path) -> None:

@@ -12,7 +12,7 @@ from budwood.core.errors import BundleError, StepError
 from budwood.core.task import Row, Task
 from budwood.engine.predictor import Predictor
 
-__all__ = ["FILE", "FLOAT_TOLERANCE", "check", "choose_rows", "difference", "read", "write"]
+__all__ = ["FILE", "FLOAT_TOLERANCE", "check", "choose", "difference", "parsed", "read", "write"]
 
 FILE = "golden.json"
 N_ROWS = 16
@@ -22,14 +22,19 @@ INT8_SLACK = 2.0
 """A quantized graph may differ at start by this much more than it did when it was made: other CPUs round otherwise."""
 
 
-def choose_rows(task: Task, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Inputs spread over the rows' lengths, the shortest and the longest among them."""
+def choose(task: Task, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Request items spread over the rows' lengths, the shortest and the longest among them."""
     order = np.argsort(task.lengths(rows), kind="stable")
     picks = np.unique(np.linspace(0, len(rows) - 1, min(N_ROWS, len(rows))).astype(int))
-    return [{field: rows[order[i]][field] for field in task.inputs} for i in picks]
+    return [task.item(rows[order[i]]) for i in picks]
 
 
-def write(folder: Path, inputs: Sequence[Row], outputs: Mapping[str, Any], tolerance: float) -> None:
+def parsed(task: Task, golden: Mapping[str, Any]) -> list[Row]:
+    """The golden items as rows: they take the same way as a request."""
+    return [task.parse(item) for item in golden["inputs"]]
+
+
+def write(folder: Path, inputs: Sequence[Mapping[str, Any]], outputs: Mapping[str, Any], tolerance: float) -> None:
     logits = np.asarray(outputs["logits"], np.float64).round(6).tolist()
     content = {"inputs": [dict(row) for row in inputs], "outputs": {"logits": logits}, "tolerance": tolerance}
     (folder / FILE).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
@@ -42,7 +47,7 @@ def read(bundle: Bundle) -> dict[str, Any]:
 
 def difference(predictor: Predictor, golden: Mapping[str, Any]) -> float:
     """Largest absolute difference of any golden logit."""
-    actual = predictor.outputs(golden["inputs"])["logits"]
+    actual = predictor.outputs(parsed(predictor.task, golden))["logits"]
     expected = np.asarray(golden["outputs"]["logits"])
     if actual.shape != expected.shape or not np.isfinite(actual).all():
         return float("inf")

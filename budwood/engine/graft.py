@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from budwood.core.bundle import Bundle, DataRecord
 from budwood.core.dataset import Splits
 from budwood.core.errors import StepError
 from budwood.core.step import Context, Step
 from budwood.core.task import Encoder, Row, Task
-from budwood.engine.calibrate import fit_temperature
 from budwood.engine.predictor import task_of
 
 __all__ = ["Lesson", "data_record", "lesson", "save_child"]
@@ -49,13 +46,13 @@ def data_record(splits: Splits) -> DataRecord:
 
 
 def calibration(studied: Lesson, rows: Sequence[Row]) -> dict[str, float]:
-    """The temperature that makes the probabilities of held-out rows honest (Guo et al. 2017)."""
+    """What makes the answers on held-out rows honest; nothing without such rows."""
     from budwood.engine.batching import Rows, run
 
     if not rows:
         return {}
     logits = run(studied.model, Rows(studied.task, studied.encoder, rows), "logits")
-    return {"temperature": fit_temperature(np.asarray(logits), studied.task.targets(rows))}
+    return studied.task.calibrate(logits, studied.task.targets(rows))
 
 
 def save_child(

@@ -31,10 +31,10 @@ class Positional(nn.Module):
 
 
 def export_graph(model: nn.Module, sample: Mapping[str, Tensor], outputs: Sequence[str], path: Path) -> None:
-    """Write `model` as ONNX; batch and sequence lengths stay free. `sample` gives the inputs' names and types."""
+    """Write `model` as ONNX; the batch, and the length of token rows, stay free. `sample` gives names and types."""
     wrapper = Positional(model, list(sample), outputs).eval()
     axes: dict[str, dict[int, str]] = {
-        name: {0: "batch", 1: "sequence"} if value.ndim > 1 else {0: "batch"} for name, value in sample.items()
+        name: {0: "batch", 1: "sequence"} if value.ndim == 2 else {0: "batch"} for name, value in sample.items()
     }
     axes |= {name: {0: "batch"} for name in outputs}
     with warnings.catch_warnings(), torch.no_grad():
@@ -52,13 +52,19 @@ def export_graph(model: nn.Module, sample: Mapping[str, Tensor], outputs: Sequen
 
 
 def fuse(path: Path, config: Any) -> dict[str, int]:
-    """Fuse attention, layer norms and GELU in place. Gives how many of each were fused."""
+    """Fuse attention, layer norms and GELU in place. Gives how many of each were fused; a net without attention, none.
+
+    ONNX Runtime folds convolutions and their activations by itself when it loads the graph.
+    """
     from onnxruntime.transformers import optimizer
 
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int):
+        return {}
     logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
-    heads = int(getattr(config, "num_attention_heads", 0))
+    kind = "vit" if hasattr(config, "patch_size") else "bert"
     model = optimizer.optimize_model(
-        str(path), model_type="bert", num_heads=heads, hidden_size=int(config.hidden_size), opt_level=0
+        str(path), model_type=kind, num_heads=heads, hidden_size=int(config.hidden_size), opt_level=0
     )
     model.save_model_to_file(str(path))
     return {name: int(n) for name, n in model.get_fused_operator_statistics().items() if n}

@@ -34,6 +34,8 @@ class TextClassifier(nn.Module):
         self.pooling = pooling
         self.normalize = normalize
         self.takes_types = bool(getattr(encoder.config, "type_vocab_size", 0))
+        types = ("token_type_ids",) if self.takes_types else ()
+        self.inputs = ("input_ids", "attention_mask", *types)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None

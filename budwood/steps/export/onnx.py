@@ -31,15 +31,15 @@ class Onnx(Step):
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         from budwood.engine.onnx_graph import export_graph, fuse
 
-        inputs = golden_inputs(parent, context)
+        golden = golden_inputs(parent, context)
         reference = Predictor.open(parent, "torch")
-        expected = reference.outputs(inputs)
+        rows = conformance.parsed(reference.task, golden)
+        golden["outputs"] = reference.outputs(rows)
         draft_path = context.work / "model.onnx"
         context.work.mkdir(parents=True, exist_ok=True)
-        model, sample = traceable(parent, inputs)
-        export_graph(model, sample, OUTPUTS, draft_path)
-        report: dict[str, Any] = {"tolerance": conformance.FLOAT_TOLERANCE, "golden_rows": len(inputs)}
-        golden = {"inputs": inputs, "outputs": expected}
+        model = reference.task.traceable(parent.path)
+        export_graph(model, sample_of(reference, model, rows), OUTPUTS, draft_path)
+        report: dict[str, Any] = {"tolerance": conformance.FLOAT_TOLERANCE, "golden_rows": len(rows)}
         plain = draft_path.read_bytes()
         if self.fuse:
             report["fused"] = fuse(draft_path, model.encoder.config)
@@ -53,7 +53,7 @@ class Onnx(Step):
             graft.copy_files(parent, sorted(set(parent.manifest.files) - {conformance.FILE, "README.md"}), stage)
             (stage / "onnx").mkdir(exist_ok=True)
             (stage / "onnx" / "model.onnx").write_bytes(draft_path.read_bytes())
-            conformance.write(stage, inputs, expected, conformance.FLOAT_TOLERANCE)
+            conformance.write(stage, golden["inputs"], golden["outputs"], conformance.FLOAT_TOLERANCE)
 
         past = parent.manifest.report
         draft = parent.draft(self.name, self.parameters(), report=past | {"conformance": report})
@@ -62,27 +62,20 @@ class Onnx(Step):
         return child
 
 
-def golden_inputs(parent: Bundle, context: Context) -> list[Row]:
+def golden_inputs(parent: Bundle, context: Context) -> dict[str, Any]:
     if context.splits is not None:
-        return list(conformance.choose_rows(task_of(parent), context.splits.train.rows))
+        return {"inputs": conformance.choose(task_of(parent), context.splits.train.rows)}
     if conformance.FILE in parent.manifest.files:
-        return list(conformance.read(parent)["inputs"])
+        return {"inputs": conformance.read(parent)["inputs"]}
     raise StepError("there are no golden rows to check the graph with", where=str(parent.path), fix="pass --data")
 
 
-def traceable(parent: Bundle, inputs: list[Row]) -> tuple[Any, dict[str, Any]]:
-    """The torch module with plain attention, which fusion recognises, and a sample batch of two lengths."""
+def sample_of(reference: Predictor, model: Any, rows: list[Row]) -> dict[str, Any]:
+    """A batch of two rows of unlike length, with the inputs that the model takes."""
     import torch
 
-    from budwood.engine.text_model import load_classifier
-
-    task = task_of(parent)
-    sample = task.encoder(parent.path)([inputs[0], inputs[-1]]).inputs
-    n_labels = len(task.to_json()["labels"])
-    model = load_classifier(parent.path, n_labels, attention="eager")
-    if not getattr(model.encoder.config, "type_vocab_size", 0):
-        sample.pop("token_type_ids")
-    return model, {name: torch.from_numpy(value) for name, value in sample.items()}
+    inputs = reference.encoder([rows[0], rows[-1]]).inputs
+    return {name: torch.from_numpy(value) for name, value in inputs.items() if name in model.inputs}
 
 
 def differs(reference: Predictor, graph: Path, golden: dict[str, Any]) -> float:

@@ -1,0 +1,102 @@
+"""The pretrained models that are known by name (`bases.toml`), and where one is found: a folder, a package, the hub."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from budwood.core.errors import NotFoundError
+
+__all__ = ["Found", "Known", "catalogue", "find_base", "packaged"]
+
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+FETCHED = ["*.json", "model*.safetensors", "*.txt", "*.model", "README.md"]
+"""Configuration, tokenizer and safetensors; never code or pickles."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """An entry of `bases.toml`."""
+
+    name: str
+    tasks: tuple[str, ...]
+    hub: str
+    license: str
+    parameters: int
+    about: str
+    package: str = ""
+    """`module/folder` of a Python package that carries the files; empty where none does."""
+    install: str = ""
+    """The command that installs that package."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A base model's folder on this machine."""
+
+    folder: Path
+    label: str
+    """The name that goes into the lineage: a hub name, or what the user typed."""
+    why: str
+    """How it was chosen, to be printed."""
+    license: str = ""
+    """What `bases.toml` says of it; empty for a base that is not in there."""
+
+
+@cache
+def catalogue() -> Mapping[str, Known]:
+    """All entries by name."""
+    content = tomllib.loads(files("budwood").joinpath("engine/bases.toml").read_text(encoding="utf-8"))
+    return {name: Known(name, tuple(entry.pop("tasks")), **entry) for name, entry in content.items()}
+
+
+def packaged(known: Known) -> Path | None:
+    """The folder in an installed Python package; None when no package has it or it is not installed."""
+    module, _, folder = known.package.partition("/")
+    spec = find_spec(module) if module else None
+    return Path(spec.origin).parent / folder if spec is not None and spec.origin is not None else None
+
+
+def find_base(base: str, default: str) -> Found:
+    """Find a base: a local folder, an entry of the catalogue (its package, else the hub), or any hub name.
+
+    Args:
+        base: what the user asked for; `auto` takes `default`, an entry's name.
+
+    Raises:
+        NotFoundError: there is no such folder or entry, and the hub does not have it or cannot be reached.
+    """
+    why = "the default" if base == "auto" else "asked for"
+    wanted = default if base == "auto" else base
+    known = next((item for item in catalogue().values() if wanted in (item.name, item.hub)), None)
+    if known is not None:
+        facts: dict[str, Any] = {"label": known.hub, "license": known.license}
+        folder = packaged(known)
+        if folder is not None:
+            return Found(folder, why=f"{why}: {known.about}; from an installed package", **facts)
+        return Found(fetch(known.hub, known.install), why=f"{why}: {known.about}; from the hub", **facts)
+    if Path(base).is_dir():
+        return Found(Path(base), base, why)
+    if base.startswith((".", "/", "~")) or not HUB_NAME.fullmatch(base):
+        raise NotFoundError("there is no such base model folder", where=base, fix="check the path given to --base")
+    return Found(fetch(base), base, f"{why}; from the hub")
+
+
+def fetch(name: str, install: str = "") -> Path:
+    """The snapshot of a model on the hub; one that was fetched before is taken from the cache."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=FETCHED))
+    except Exception as error:  # the client raises errors of several libraries
+        instead = f", or install the packaged one: {install}" if install else "; budwood adapt --list-bases"
+        raise NotFoundError(
+            f"the base model {name!r} is not here and could not be fetched ({type(error).__name__})",
+            where="--base",
+            fix=f"pass a local folder with --base{instead}",
+        ) from error

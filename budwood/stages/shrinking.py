@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from budwood.engine.release import release
 from budwood.engine.splits import make_splits
 from budwood.engine.statistics import non_inferiority
 from budwood.engine.threads import share_cores
+from budwood.stages import choosing
 from budwood.stages.results import Shrunk
 
 __all__ = ["Job", "run"]
@@ -174,9 +175,13 @@ def n_layers(parent: Bundle) -> int:
 def make_candidates(work: Bench, parent: Bundle) -> tuple[dict[str, Bundle], list[Candidate]]:
     """The candidates that could be made, and those that could not, with the reason.
 
+    Where the parent has learnt from the validation rows too, so does a student, with as many epochs as the rule gives
+    and the parent's calibration: rows that the teacher knows by heart can neither choose nor calibrate.
+
     Raises:
         StepError, UsageError: not one could be made.
     """
+    rows = choosing.merged(work.splits) if choosing.small(work.splits) else work.splits
     minutes = work.job.max_minutes
     made: dict[str, Bundle] = {}
     failed: list[Candidate] = []
@@ -184,7 +189,7 @@ def make_candidates(work: Bench, parent: Bundle) -> tuple[dict[str, Bundle], lis
         context = Context(
             out=work.folder / "unused",
             work=work.folder / "run",
-            splits=work.splits,
+            splits=rows,
             seed=work.job.seed,
             seconds=None if minutes is None else 60 * minutes * 0.6,
             progress=work.progress,
@@ -235,11 +240,8 @@ def judge(
 
 
 def scored(bundle: Bundle, rows: Any) -> Scores:
-    predictor = Predictor.open(bundle)
-    try:
+    with closing(Predictor.open(bundle)) as predictor:
         return score(predictor, rows)
-    finally:
-        predictor.close()
 
 
 def publish(work: Bench, store: Store, chosen: Bundle, report: ShrinkReport, scores: Scores) -> Entry:

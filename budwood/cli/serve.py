@@ -19,7 +19,7 @@ def serve(
     workers: Annotated[str, typer.Option(metavar="auto|N", help="Processes; auto is one for two cores.")] = "auto",
     runtime: Annotated[str, typer.Option(metavar=choices("runtimes"), help="What computes.")] = "auto",
     keys: Annotated[Path | None, typer.Option(metavar="FILE", help="API keys, one a line.")] = None,
-    max_queue: Annotated[int, typer.Option(metavar="N", help="Inputs that may wait; more get 503 at once.")] = 100,
+    max_queue: Annotated[int, typer.Option(metavar="N", help="While so many inputs wait, more get 503.")] = 100,
     store: Store = None,
     json: Annotated[
         bool, typer.Option("--json", help='{"url", "models"} on standard output when the server is ready.')

@@ -71,7 +71,7 @@ class Batcher:
     Args:
         loop: the event loop of those who submit; all methods but `close` are called on it.
         limits: `batch`, `batch_size` and `answer_seconds` are used.
-        queue: how many rows may wait.
+        queue: while so many rows wait, further requests are refused.
         runners: how many batches are computed at the same time.
     """
 
@@ -101,8 +101,8 @@ class Batcher:
             HttpError: 503 when the queue is full, or so slow that the answer would come too late.
         """
         depth = len(self.waiting)
-        # A request that is longer than the whole queue may pass when nothing else waits.
-        if depth and (depth + len(rows) > self.room or self.seconds_to_wait() > self.limits.answer_seconds):
+        # A list gets in as easily as a lone row, so the last one may reach beyond the end of the queue.
+        if depth >= self.room or (depth and self.seconds_to_wait() > self.limits.answer_seconds):
             self.metrics.count("rejected")
             raise HttpError(503, "the server is busy; try again later", retry_after=self.retry_after())
         ticket = Ticket(model, rows, top, self.loop.create_future())

@@ -24,7 +24,8 @@ class Limits:
     top: int = 1_000
     """The largest `?top=`."""
     queue: int = 100
-    """Inputs that may wait, over all workers; a request beyond them gets 503 with Retry-After at once."""
+    """While so many inputs wait, over all workers, a request gets 503 with Retry-After at once. The last list that a
+    worker takes in may go beyond its share of them, by at most `items` less one."""
     batch: int = 16
     """Inputs in one batch."""
     batch_size: int = 4_096

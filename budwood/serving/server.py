@@ -49,7 +49,7 @@ def serve(
         workers: processes that share the port; `auto` is one for every two usable cores.
         runtime: a runtime's name, or `auto`.
         keys: the file of API keys. Needed when `host` is not loopback.
-        max_queue: inputs that may wait, over all workers.
+        max_queue: while so many inputs wait, over all workers, a request is refused.
         limits: all other limits.
 
     Raises:

@@ -189,12 +189,22 @@ def test_a_slow_queue_refuses_what_would_come_too_late() -> None:
     with_bench(body, answer_seconds=10)
 
 
-def test_a_long_request_passes_an_empty_queue() -> None:
-    async def body(bench: Bench) -> None:
-        bench.gate.opened.set()
-        assert labels(await bench.submit(*"abcdef").future) == list("abcdef")
+@pytest.mark.parametrize("waiting", [0, 1, 2])
+def test_a_list_is_refused_no_sooner_than_a_lone_row(waiting: int) -> None:
+    """It may be longer than the queue, and something may wait already: what counts is whether there is room at all."""
 
-    with_bench(body, queue=2)
+    async def body(bench: Bench) -> None:
+        tickets = [await bench.busy(), *(bench.submit("before") for _ in range(waiting))]
+        tickets.append(bench.submit(*"abcdef"))
+        for texts in ("g", "gh"):
+            with pytest.raises(HttpError, match="503"):
+                bench.submit(*texts)
+        bench.gate.opened.set()
+        results = [labels(await ticket.future) for ticket in tickets]
+        assert results == [["first"], *([["before"]] * waiting), list("abcdef")]
+        assert labels(await bench.submit("g").future) == ["g"]
+
+    with_bench(body, queue=3)
 
 
 def test_a_cancelled_request_leaves_the_queue() -> None:

@@ -1,6 +1,7 @@
 """/predict and its equals: the answers, and every way to be refused."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -82,6 +83,21 @@ def test_batch_mates_of_a_culprit_are_answered(tmp_path: Path) -> None:
             if reply.status_code == 200:
                 assert reply.json() == ask(word).json()
         assert httpx.get(f"{handle.url}/stats").json()["queue_depth"] == 0
+
+
+def test_the_longest_list_is_answered_although_others_wait(tmp_path: Path) -> None:
+    texts = [f"order {i}" for i in range(Limits().items)]
+    with served.start_null(tmp_path / "b", delay_seconds=0.1) as handle, ThreadPoolExecutor(8) as pool:
+
+        def ask(body: dict[str, object]) -> int:
+            return httpx.post(f"{handle.url}/predict", json=body, timeout=30).status_code
+
+        others = [pool.submit(ask, {"text": "parcel"}) for _ in range(8)]
+        deadline = time.monotonic() + 20
+        while httpx.get(f"{handle.url}/stats").json()["queue_depth"] == 0 and time.monotonic() < deadline:
+            pass
+        assert ask({"inputs": list(texts)}) == 200
+        assert [other.result() for other in others] == [200] * 8
 
 
 def test_truncation_is_said(client: httpx.Client) -> None:

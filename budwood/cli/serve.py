@@ -11,14 +11,19 @@ from budwood.cli.screen import Screen
 if TYPE_CHECKING:
     from budwood.core.store import Entry
 
+KEYS = (
+    "File with the hashes of API keys; then only requests that carry a key are answered. Needed when other machines can "
+    "reach --host. `python -m budwood.serving.auth FILE NAME` makes a key and adds its hash."
+)
+
 
 def serve(
     models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Models; the first one answers /predict.")],
-    host: Annotated[str, typer.Option(help="Off loopback, keys are needed.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="PORT", help="0 takes a free one.")] = 8000,
     workers: Annotated[str, typer.Option(metavar="auto|N", help="Processes; auto is one for two cores.")] = "auto",
     runtime: Annotated[str, typer.Option(metavar=choices("runtimes"), help="What computes.")] = "auto",
-    keys: Annotated[Path | None, typer.Option(metavar="FILE", help="API keys, one a line.")] = None,
+    keys: Annotated[Path | None, typer.Option(metavar="FILE", help=KEYS)] = None,
     max_queue: Annotated[int, typer.Option(metavar="N", help="While so many inputs wait, more get 503.")] = 100,
     store: Store = None,
     json: Annotated[

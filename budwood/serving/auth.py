@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from budwood.core.errors import NotFoundError, UsageError
+from budwood.core.errors import BudwoodError, NotFoundError, UsageError
 from budwood.serving.errors import HttpError
 
 __all__ = ["Keys", "check_binding", "check_host", "check_origin", "create_key", "is_loopback"]
@@ -133,4 +133,9 @@ def check_origin(headers: dict[bytes, bytes]) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(create_key(Path(sys.argv[1]), sys.argv[2]) + "\n")
+    if len(sys.argv) != 3:
+        sys.exit(f"usage: {MAKE.format(path='FILE')}")
+    try:
+        sys.stdout.write(create_key(Path(sys.argv[1]), sys.argv[2]) + "\n")
+    except (BudwoodError, OSError) as error:
+        sys.exit(f"error: {error}")

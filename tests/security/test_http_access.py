@@ -1,6 +1,8 @@
 """Who may ask: keys, Host, Origin, and the inventory of all routes with and without a key."""
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +116,21 @@ def test_a_keys_file_that_stops_being_text_leaves_the_keys_as_they_are(tmp_path:
 def test_key_names_are_plain(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="not a name"):
         create_key(tmp_path / "keys", name)
+
+
+def test_the_command_that_the_help_names_makes_a_key(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "budwood.serving.auth"]
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+
+    made = run(str(tmp_path / "keys"), "alice")
+    assert made.returncode == 0
+    Keys(tmp_path / "keys").check({b"x-api-key": made.stdout.strip().encode()})
+    for arguments in ((), (str(tmp_path / "keys"), "a b"), (str(tmp_path / "none" / "keys"), "bob")):
+        refused = run(*arguments)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])

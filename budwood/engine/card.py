@@ -14,7 +14,7 @@ from budwood.core.report import ShrinkReport
 from budwood.core.task import Answer, Row
 from budwood.engine.machine import Energy
 from budwood.engine.markup import code, fenced, markdown_table, text, yaml
-from budwood.engine.snippets import ONNX, TORCH
+from budwood.engine.snippets import ONNX, PIPELINES, TORCH
 
 __all__ = ["CardFacts", "ClassFacts", "model_card", "per_class"]
 
@@ -56,7 +56,8 @@ class CardFacts:
     energy: Energy = field(default=Energy(0.0, "not measured"))
     seconds: float = 0.0
     machine: Mapping[str, Any] = field(default_factory=dict)
-    pooling: str = "mean"
+    pooling: str | None = None
+    """How a text encoder's token states become one; None for a model that has none."""
     normalize: bool = False
     shrink: ShrinkReport | None = None
 
@@ -233,18 +234,29 @@ def shrink_section(report: ShrinkReport | None) -> str:
     return "\n".join(lines) + "\n"
 
 
+EXAMPLES = {"text-classification": ("'a text'", "table.csv"), "image-classification": ("photo.jpg", "folder/")}
+"""What a command line names, by pipeline tag: an input, and labelled data."""
+
+
 def usage(facts: CardFacts) -> str:
     name = facts.name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", facts.name) else "NAME"
-    commands = [f"budwood predict {name} 'a text'", f"budwood evaluate {name} table.csv", f"budwood serve {name}"]
-    lines = ["## How to use it", "", *fenced("\n".join(commands), "sh"), ""]
-    if "torch" in facts.formats:
-        lines += ["Without Budwood, in this folder, with torch and transformers:", ""]
-        lines += [*fenced(TORCH[facts.pooling].format(normalize=NORMALIZE if facts.normalize else ""), "python")]
-    else:
-        graph = "onnx/model_quantized.onnx" if "onnx-int8" in facts.formats else "onnx/model.onnx"
-        lines += ["Without Budwood, in this folder, with onnxruntime and tokenizers:", ""]
-        lines += [*fenced(ONNX.format(graph=graph), "python")]
-    return "\n".join(lines) + "\n"
+    one, data = EXAMPLES.get(facts.pipeline_tag, ("INPUT", "table.csv"))
+    commands = [f"budwood predict {name} {one}", f"budwood evaluate {name} {data}", f"budwood serve {name}"]
+    return "\n".join(["## How to use it", "", *fenced("\n".join(commands), "sh"), "", *without_budwood(facts)]) + "\n"
+
+
+def without_budwood(facts: CardFacts) -> list[str]:
+    """A program that uses the folder alone, where there is one for this kind of model."""
+    if "torch" in facts.formats and facts.pooling is not None:
+        program = TORCH[facts.pooling].format(normalize=NORMALIZE if facts.normalize else "")
+        return ["Without Budwood, in this folder, with torch and transformers:", "", *fenced(program, "python")]
+    if "torch" in facts.formats and facts.pipeline_tag in PIPELINES:
+        program = PIPELINES[facts.pipeline_tag]
+        return ["Without Budwood, in this folder, with torch, transformers and pillow:", "", *fenced(program, "python")]
+    if facts.pipeline_tag == "text-classification":
+        program = ONNX.format(graph="onnx/model_quantized.onnx" if "onnx-int8" in facts.formats else "onnx/model.onnx")
+        return ["Without Budwood, in this folder, with onnxruntime and tokenizers:", "", *fenced(program, "python")]
+    return []
 
 
 NORMALIZE = "embedding = torch.nn.functional.normalize(embedding, dim=-1)\n"

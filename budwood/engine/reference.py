@@ -15,16 +15,24 @@ BINS = 10
 
 
 def statistics(task: Task, rows: Sequence[Row], answers: Sequence[Answer]) -> dict[str, Any]:
-    """Class counts and length quantiles of `rows`, and the histogram of the best score in ten equal bins of [0, 1]."""
-    labels = Counter(label for row in rows for label in named(row["label"]))
-    best = [max(answer["scores"].values()) for answer in answers]
-    return {
-        "rows": len(rows),
-        "labels": dict(sorted(labels.items())),
-        "length_quantiles": np.quantile(task.lengths(rows), QUANTILES).tolist(),
-        "confidence_histogram": np.histogram(best, BINS, (0.0, 1.0))[0].tolist(),
-    }
+    """What there is of: class counts or quantiles of the labels, length quantiles, and the histogram of the best score.
+
+    The histogram has ten equal bins of [0, 1] and is that of the `answers` on held-out rows.
+    """
+    found: dict[str, Any] = {"rows": len(rows)}
+    labels = [label for row in rows for label in named(row.get("label"))]
+    if labels and all(isinstance(label, str) for label in labels):
+        found["labels"] = dict(sorted(Counter(labels).items()))
+    elif labels and all(isinstance(label, int | float) for label in labels):
+        found["label_quantiles"] = np.quantile(labels, QUANTILES).tolist()
+    found["length_quantiles"] = np.quantile(task.lengths(rows), QUANTILES).tolist()
+    best = [max(answer["scores"].values()) for answer in answers if answer.get("scores")]
+    if best:
+        found["confidence_histogram"] = np.histogram(best, BINS, (0.0, 1.0))[0].tolist()
+    return found
 
 
-def named(label: Any) -> list[str]:
+def named(label: Any) -> list[Any]:
+    if label is None:
+        return []
     return list(label) if isinstance(label, list | tuple) else [label]

@@ -51,19 +51,19 @@ def release(
         calibration=dict(bundle.manifest.calibration if calibration is None else calibration),
     )
 
-    pooling = json.loads(bundle.file("pooling.json").read_text(encoding="utf-8"))
+    pooling = json.loads(bundle.file("pooling.json").read_bytes()) if "pooling.json" in bundle.manifest.files else {}
     facts = CardFacts(
         name=name,
         metric=scores.metric,
         pipeline_tag=task.pipeline_tag,
         formats=bundle.formats,
         size_mb=bundle.serving_bytes / 1e6,
-        classes=per_class(scores.answers, splits.test.rows),
+        classes=per_class(scores.answers, splits.test.rows) if "labels" in task.to_json() else (),
         energy=energy,
         seconds=seconds,
         machine=machine,
-        pooling=pooling["pooling"],
-        normalize=pooling["normalize"],
+        pooling=pooling.get("pooling"),
+        normalize=pooling.get("normalize", False),
         shrink=shrink,
     )
 

@@ -1,6 +1,6 @@
 """The programs that a model card shows: how to use a bundle's folder without Budwood. Tests run them as they are."""
 
-__all__ = ["ONNX", "TORCH"]
+__all__ = ["ONNX", "PIPELINES", "TORCH"]
 
 HEAD = """\
 import json
@@ -62,3 +62,26 @@ shifted = np.exp(logits - logits.max())
 probabilities = 1 / (1 + np.exp(-logits)) if several else shifted / shifted.sum()
 print(text, facts["task"]["labels"][int(probabilities.argmax())], float(probabilities.max()))
 """
+
+PIPELINES = {
+    "image-classification": """\
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+folder = Path(".")
+facts = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+model = AutoModelForImageClassification.from_pretrained(folder).eval()
+
+image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+with torch.inference_mode():
+    (logits,) = model(**processor(image, return_tensors="pt")).logits
+probabilities = (logits / facts["calibration"].get("temperature", 1.0)).softmax(-1)
+print(model.config.id2label[int(probabilities.argmax())], float(probabilities.max()))
+""",
+}
+"""By pipeline tag, for the models that transformers knows whole."""

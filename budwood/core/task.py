@@ -141,6 +141,10 @@ class Task(ABC):
         """A varied copy of a training batch's inputs; nothing is varied by default."""
         return inputs
 
+    def recipe(self, n_rows: int) -> dict[str, Any]:
+        """What `adapt.full` should take for so many rows, instead of its defaults: any of its parameters by name."""
+        return {}
+
     def calibrate(self, logits: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
         """What `decode` needs to be honest, fitted on the logits of rows that training has not seen."""
         return {}

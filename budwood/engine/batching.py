@@ -18,6 +18,7 @@ class Rows:
     """Training rows. A batch is encoded when it is asked for, padded only to its own longest row."""
 
     def __init__(self, task: Task, encoder: Encoder, rows: Sequence[Row]) -> None:
+        self.task = task
         self.encoder = encoder
         self.rows = rows
         self.lengths = task.lengths(rows)
@@ -26,8 +27,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+    def batch(self, numbers: Sequence[int], random: np.random.Generator | None = None) -> dict[str, Tensor]:
+        """The model's inputs for these rows, as they are, or varied by the task where `random` is given."""
         inputs = self.encoder([self.rows[i] for i in numbers]).inputs
+        if random is not None:
+            inputs = self.task.augment(inputs, random)
         return {name: torch.from_numpy(value) for name, value in inputs.items()}
 
     def epoch(self, size: int, seed: int, number: int) -> Iterator[list[int]]:

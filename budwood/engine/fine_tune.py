@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,8 +29,9 @@ def fine_tune(
     plan = Plan(epochs or epochs_for(per_epoch), per_epoch, rate, head_rate, seed=context.seed)
 
     def batches(epoch: int) -> Iterator[Batch]:
-        for numbers in rows.epoch(batch_size, context.seed, epoch):
-            yield rows.batch(numbers), torch.from_numpy(rows.targets[numbers])
+        for index, numbers in enumerate(rows.epoch(batch_size, context.seed, epoch)):
+            random = np.random.default_rng([context.seed, epoch, index])  # the same whether the run was resumed or not
+            yield rows.batch(numbers, random), torch.from_numpy(rows.targets[numbers])
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         value: Tensor = studied.task.loss(model(**batch[0]), batch[1])

@@ -1,7 +1,7 @@
 """Fine-tune every weight, starting from the fitted head (linear probing, then fine-tuning: Kumar et al. 2022)."""
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 from budwood.core.bundle import Bundle
 from budwood.core.step import Context, Step
@@ -9,17 +9,20 @@ from budwood.engine import graft
 
 __all__ = ["Full"]
 
+DEFAULTS: dict[str, Any] = {"learning_rate": 5e-5, "head_learning_rate": 5e-4, "batch_size": 16, "epochs": None}
+"""For encoders of text (`learning_rate` of the encoder, `head_learning_rate` of the linear head)."""
+
 
 @final
 @dataclass(frozen=True)
 class Full(Step):
     """For many rows: above about 64 a class, or 2,000 in all. Takes minutes on a CPU."""
 
-    learning_rate: float = 5e-5
-    head_learning_rate: float = 5e-4
-    batch_size: int = 16
+    learning_rate: float | None = None
+    head_learning_rate: float | None = None
+    batch_size: int | None = None
     epochs: int | None = None
-    """None: at least 600 updates, between 3 and 20 epochs."""
+    """None: what the task advises for so many rows, else `DEFAULTS` and at least 600 updates in 3 to 20 epochs."""
 
     name: ClassVar[str] = "adapt.full"
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
@@ -29,14 +32,18 @@ class Full(Step):
         from budwood.engine.fine_tune import fine_tune, trained_report
 
         studied = graft.lesson(parent, context)
+        given = {name: value for name, value in self.parameters().items() if value is not None}
+        chosen = DEFAULTS | studied.task.recipe(len(studied.splits.train)) | given
         trained = fine_tune(
             studied,
             context,
             "fine-tuning",
-            rate=self.learning_rate,
-            head_rate=self.head_learning_rate,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
+            rate=chosen["learning_rate"],
+            head_rate=chosen["head_learning_rate"],
+            batch_size=chosen["batch_size"],
+            epochs=chosen["epochs"],
         )
         calibrated = graft.calibration(studied, studied.splits.validation.rows)
-        return graft.save_child(parent, context, self, studied, calibrated, trained_report(trained))
+        return graft.save_child(
+            parent, context, self, studied, calibrated, trained_report(trained) | {"recipe": chosen}
+        )

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from budwood.core.store import Entry
 
 KEYS = (
-    "File with the hashes of API keys; then only requests that carry a key are answered. Needed when other machines can "
-    "reach --host. `python -m budwood.serving.auth FILE NAME` makes a key and adds its hash."
+    "File with the hashes of API keys; then only requests that carry a key are answered. Needed when other machines "
+    "can reach --host. `python -m budwood.serving.auth FILE NAME` makes a key and adds its hash."
 )
 
 
@@ -72,7 +72,11 @@ def number_of(workers: str) -> "int | Literal['auto']":
 
 def announce(screen: Screen, url: str, entry: "Entry", needs_key: bool) -> None:
     """The address, and a line to paste that asks the model something."""
-    screen.note(f"{entry.name}:{entry.version} answers at {url}  # a page to try it; {url}/docs has all routes")
+    from budwood.serving.model import served_name
+
+    screen.note(
+        f"{served_name(entry.name)}:{entry.version} answers at {url}  # a page to try it; {url}/docs has all routes"
+    )
     screen.note(curl(url, entry, needs_key))
     screen.note("Ctrl-C ends it")
 

@@ -1,5 +1,6 @@
 """One served model, as a worker opens it: proven to compute what it computed when it was made, and warm."""
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -10,16 +11,31 @@ from budwood.engine import conformance
 from budwood.engine.predictor import Predictor, task_of
 from budwood.serving.metrics import Described
 
-__all__ = ["Model", "Served", "describe", "first_line", "open_model"]
+__all__ = ["Model", "Served", "describe", "first_line", "open_model", "served_name"]
 
 
 @dataclass(frozen=True)
 class Served:
-    """What to serve, under which name and version."""
+    """What to serve, under which name and version; both are kept as `served_name` writes them."""
 
     name: str
     version: str
     bundle: Bundle
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", served_name(self.name))
+        object.__setattr__(self, "version", served_name(self.version))
+
+
+def served_name(text: str) -> str:
+    """The text as it may be in a path, a header and a figure: 1 to 64 of `A-Z a-z 0-9 . _ -`, others become `-`.
+
+    Names in a store are such names already. A folder outside it may be called anything, a line break included.
+    """
+    return UNSAFE.sub("-", text)[:64].strip("-.") or "model"
+
+
+UNSAFE = re.compile(r"[^A-Za-z0-9._-]+", re.ASCII)
 
 
 @dataclass(frozen=True, eq=False)

@@ -138,7 +138,9 @@ def make_plan(
         raise UsageError("there is nothing to serve", where="MODEL", fix="budwood serve NAME")
     served = [(entry.name, entry.version) for entry in entries]
     if len(set(served)) != len(served):
-        raise UsageError("a model is named twice", where="MODEL", fix="name each version once")
+        twice = next(f"{name}:{version}" for name, version in served if served.count((name, version)) > 1)
+        fix = "name each version once; folders outside the store need names that differ"
+        raise UsageError(f"a model is named twice: {twice}", where="MODEL", fix=fix)
     check_binding(host, keys)
     if keys is not None:
         Keys(keys)

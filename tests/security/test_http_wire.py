@@ -11,8 +11,10 @@ import httpx
 import pytest
 import served
 
+from budwood.core.errors import UsageError
 from budwood.serving.limits import Limits
-from budwood.serving.server import Handle
+from budwood.serving.model import Served
+from budwood.serving.server import Handle, start
 from budwood.serving.worker import JsonLines
 
 POST = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
@@ -244,6 +246,49 @@ def test_a_client_that_goes_away_while_it_sends(url: str) -> None:
             connection.shutdown(socket.SHUT_WR)
             assert served.read_replies(connection) == []
     assert httpx.post(f"{url}/predict", json={"text": "hello"}).status_code == 200
+
+
+NAMES = {
+    "My Model (v2)": "My-Model-v2",
+    'a\r\nx-evil: 1\r\n\r\n<b>"\\': "a-x-evil-1-b",
+    "模型": "model",
+    "..": "model",
+    "caf\u00e9\x00\u2028": "caf",
+    "-" * 10 + "a" * 100: "a" * 54,
+    "": "model",
+    "tickets_2.v-1": "tickets_2.v-1",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_a_folder_is_called_no_header_can_be_forged(tmp_path: Path, name: str) -> None:
+    """The name is in headers, paths, figures and lists; a version is treated in the same way."""
+    expected = NAMES[name]
+    entry = Served(name, name, served.null_bundle(tmp_path / "b"))
+    with start([entry], runtime="null", limits=Limits(notice_seconds=0)) as handle:
+        path = f"/models/{expected}/predict"
+        (reply,) = served.send_bytes(handle.url, served.post(path, BODY))
+        assert (reply.status, reply.headers["x-model"], reply.headers["x-model-version"]) == (200, expected, expected)
+        assert set(reply.headers) == EXPECTED_HEADERS
+        assert httpx.get(f"{handle.url}/v1/models").json()["data"][0]["id"] == expected
+        labels = f'budwood_requests_total{{model="{expected}",version="{expected}",code="200"}} 1'
+        assert labels in httpx.get(f"{handle.url}/metrics").text.splitlines()
+
+
+EXPECTED_HEADERS = {
+    "content-type",
+    "content-length",
+    "x-request-id",
+    "x-content-type-options",
+    "x-model",
+    "x-model-version",
+}
+
+
+def test_folders_that_become_one_name_are_refused(tmp_path: Path) -> None:
+    bundle = served.null_bundle(tmp_path / "b")
+    with pytest.raises(UsageError, match="named twice: a-b:0"):
+        start([Served("a b", "0", bundle), Served("a/b", "0", bundle)], runtime="null")
 
 
 CANARY = "canary-7f3a91c2"

@@ -40,6 +40,15 @@ class Failed:
     status: int
     detail: str
 
+    def error(self, place: str) -> HttpError:
+        """The answer to a request that fails because of this row; `place` names the row."""
+        return HttpError(self.status, self.detail, field=place, retry_after=int(self.status == 503))
+
+    @property
+    def body(self) -> bytes:
+        """What a list of answers has in the place of this row's answer, as JSON."""
+        return json.dumps({"error": {"status": self.status, "detail": self.detail}}).encode()
+
 
 Result = Answered | Failed
 

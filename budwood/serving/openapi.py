@@ -131,6 +131,7 @@ def schemas(models: Sequence[Model], limits: Limits) -> dict[str, Any]:
     row = rows[0] if len(rows) == 1 else {"anyOf": rows}
     answer = answers[0] if len(answers) == 1 else {"anyOf": answers}
     items = {"type": "array", "items": {"$ref": "#/components/schemas/Row"}, "minItems": 1, "maxItems": limits.items}
+    answered = {"$ref": "#/components/schemas/Answer"}
     return {
         "Row": row,
         "Answer": answer,
@@ -138,8 +139,8 @@ def schemas(models: Sequence[Model], limits: Limits) -> dict[str, Any]:
         "PredictRequest": {"anyOf": [{"$ref": "#/components/schemas/Row"}, strict({"inputs": items})]},
         "PredictAnswer": {
             "anyOf": [
-                {"$ref": "#/components/schemas/Answer"},
-                strict({"outputs": {"type": "array", "items": {"$ref": "#/components/schemas/Answer"}}}),
+                answered,
+                strict({"outputs": {"type": "array", "items": {"anyOf": [answered, FAILED_ITEM]}}}),
             ]
         },
         "InferRequest": infer_request(models, limits),
@@ -153,6 +154,11 @@ def schemas(models: Sequence[Model], limits: Limits) -> dict[str, Any]:
 def strict(properties: dict[str, Any], optional: Sequence[str] = ()) -> dict[str, Any]:
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+FAILED_ITEM = {
+    "description": "In the place of the answer to an input on which the model failed",
+} | strict({"error": strict({"status": {"type": "integer"}, "detail": {"type": "string"}})})
 
 
 def infer_request(models: Sequence[Model], limits: Limits) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from budwood.core.task import Row
 from budwood.serving import strict_json
+from budwood.serving.batch import Answered, Failed
 from budwood.serving.errors import HttpError
 from budwood.serving.http import Request, Response
 from budwood.serving.model import Model
@@ -13,16 +14,20 @@ __all__ = ["predict", "predict_named"]
 
 
 async def predict(service: Service, request: Request) -> Response:
-    """Answers of the request's model to one row, or to a list of them."""
+    """Answers of the request's model to one row, or to a list of them.
+
+    An item of a list on which the model fails has an error in the place of its answer; the others are answered.
+    """
     body = await request.json_body(service.limits)
     service.refuse_unready()
     value = strict_json.parse(body, service.limits)
     top = service.top(request)
     task = request.model.task
     if isinstance(value, dict) and "inputs" in value and "inputs" not in task.inputs:
-        answers = await service.answer(request, many(service, request.model, value), top)
-        return Response(b'{"outputs": [' + b", ".join([answer.body for answer in answers]) + b"]}")
-    (answer,) = await service.answer(request, (service.parse(request.model, value),), top)
+        results = await service.results(request, many(service, request.model, value), top)
+        refuse_if_all_failed(results)
+        return Response(b'{"outputs": [' + b", ".join([result.body for result in results]) + b"]}")
+    (answer,) = await service.answer(request, (service.parse(request.model, value),), top, task.inputs[0])
     return Response(answer.body)
 
 
@@ -30,6 +35,13 @@ async def predict_named(service: Service, request: Request) -> Response:
     """The same, for the model that the path names."""
     request.model = service.find(request.parameters["name"])
     return await predict(service, request)
+
+
+def refuse_if_all_failed(results: list[Answered | Failed]) -> None:
+    """A list fails as a whole only when nothing in it was answered, so that a broken model shows in the status."""
+    failures = [result for result in results if isinstance(result, Failed)]
+    if len(failures) == len(results):
+        raise failures[0].error("inputs[0]")
 
 
 def many(service: Service, model: Model, value: dict[str, Any]) -> list[Row]:

@@ -65,11 +65,25 @@ class Service:
                 raise HttpError(422, detail, field=f"{place}.{name}" if place else name)
         return row
 
-    async def answer(self, request: Request, rows: Sequence[Row], top: int) -> list[Answered]:
-        """Answers to rows in the names of one request; it leaves the queue when its client goes away.
+    async def answer(self, request: Request, rows: Sequence[Row], top: int, place: str) -> list[Answered]:
+        """An answer to each row of one request. `place` names a row in errors, such as `inputs[{}]`.
 
         Raises:
-            HttpError: 503 when the queue is full, 504 when it took too long, 422 when the model failed on a row.
+            HttpError: as `results`, and with the status of the first row on which the model failed.
+            Disconnected: the client is gone.
+        """
+        answers = []
+        for i, result in enumerate(await self.results(request, rows, top)):
+            if isinstance(result, Failed):
+                raise result.error(place.format(i))
+            answers.append(result)
+        return answers
+
+    async def results(self, request: Request, rows: Sequence[Row], top: int) -> list[Answered | Failed]:
+        """A result for each row of one request, which leaves the queue when its client goes away.
+
+        Raises:
+            HttpError: 503 when the queue is full, 504 when it took too long.
             Disconnected: the client is gone.
         """
         self.refuse_unready()
@@ -86,14 +100,10 @@ class Service:
             raise
         finally:
             watch.cancel()
-        answers = []
-        for i, result in enumerate(results):
-            if isinstance(result, Failed):
-                place = f"inputs[{i}]" if len(rows) > 1 else model.task.inputs[0]
-                raise HttpError(result.status, result.detail, field=place, retry_after=int(result.status == 503))
-            self.metrics.answered(model.index, result.answer)
-            answers.append(result)
-        return answers
+        for result in results:
+            if isinstance(result, Answered):
+                self.metrics.answered(model.index, result.answer)
+        return results
 
     def top(self, request: Request) -> int:
         """`?top=K`: how many alternatives an answer lists. Raises HttpError 422."""

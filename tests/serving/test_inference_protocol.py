@@ -4,6 +4,7 @@ from typing import Any
 
 import httpx
 import pytest
+import served
 import tiny
 
 INFER = "/v2/models/tiny/infer"
@@ -76,6 +77,11 @@ def test_bad_tensors_are_refused_in_their_dialect(client: httpx.Client, content:
     reply = client.post(INFER, json=content)
     assert (reply.status_code, list(reply.json())) == (status, ["error"])
     assert word in reply.json()["error"]
+
+
+def test_a_failed_item_fails_the_request_and_is_named(client: httpx.Client) -> None:
+    reply = client.post(INFER, json=body("a", served.POISON, "b"))
+    assert (reply.status_code, reply.json()) == (422, {"error": "inputs[0].data[1]: the model failed on this input"})
 
 
 def test_binary_tensors_are_refused(client: httpx.Client) -> None:

@@ -4,6 +4,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -63,9 +64,36 @@ def test_top_out_of_range_is_refused(client: httpx.Client, top: str) -> None:
     assert (reply.status_code, reply.json()["errors"][0]["field"]) == (422, "top")
 
 
-def test_a_culprit_in_a_list_is_named(client: httpx.Client) -> None:
-    reply = client.post("/predict", json={"inputs": ["a", "b", f"my {served.POISON}", "c"]})
-    assert (reply.status_code, reply.json()["errors"][0]["field"]) == (422, "inputs[2]")
+def test_a_culprit_in_a_list_has_an_error_in_its_place(client: httpx.Client) -> None:
+    reply = client.post("/predict", json={"inputs": ["a", "b", f"my {served.POISON}", "c", {"text": served.NAN}]})
+    assert reply.status_code == 200
+    good = [client.post("/predict", json={"text": text}).json() for text in "abc"]
+    failed = {"error": {"status": 422, "detail": "the model failed on this input"}}
+    odd = {"error": {"status": 422, "detail": "the model's answer to this input is not a finite number"}}
+    assert reply.json() == {"outputs": [good[0], good[1], failed, good[2], odd]}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_list_without_any_answer_fails(client: httpx.Client, count: int) -> None:
+    reply = client.post("/predict", json={"inputs": [served.POISON] * count})
+    assert (reply.status_code, reply.json()["errors"][0]["field"]) == (422, "inputs[0]")
+
+
+def test_lists_that_share_batches_with_a_culprit_are_answered(tmp_path: Path) -> None:
+    """Many lists at once, some with a culprit: nobody else's item fails, and every list keeps its order."""
+    lists = [[f"order {i}", "parcel", served.POISON if i % 3 == 0 else "refund"] for i in range(12)]
+    with served.start_null(tmp_path / "b", delay_seconds=0.05) as handle:
+
+        def ask(body: object) -> Any:
+            return httpx.post(f"{handle.url}/predict", json=body, timeout=30).raise_for_status().json()
+
+        with ThreadPoolExecutor(len(lists)) as pool:
+            replies = list(pool.map(lambda texts: ask({"inputs": texts})["outputs"], lists))
+        alone = {text: ask({"text": text}) for texts in lists for text in texts if text != served.POISON}
+    for texts, outputs in zip(lists, replies, strict=True):
+        assert [list(output) == ["error"] for output in outputs] == [text == served.POISON for text in texts]
+        answered = [(text, output) for text, output in zip(texts, outputs, strict=True) if text != served.POISON]
+        assert all(output == alone[text] for text, output in answered)
 
 
 def test_batch_mates_of_a_culprit_are_answered(tmp_path: Path) -> None:

@@ -1,14 +1,14 @@
 """`evaluate`, `predict`, `compare` and `export`: what one asks of finished models."""
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from budwood.core import registry
 from budwood.core.bundle import Bundle, digest
-from budwood.core.commit import staged
+from budwood.core.commit import remove_folder
 from budwood.core.dataset import Dataset
 from budwood.core.errors import DataError, UsageError
 from budwood.core.recipe import Recipe
@@ -44,7 +44,8 @@ def scored_rows(data: Path | str, target: str | None, input: str | None) -> Data
 
 def score_on(entry: Entry, dataset: Dataset) -> Scores:
     known_labels(task_of(entry.bundle), dataset)
-    return score(Predictor.open(entry.bundle), dataset.rows)
+    with closing(Predictor.open(entry.bundle)) as predictor:
+        return score(predictor, dataset.rows)
 
 
 def known_labels(task: Task, dataset: Dataset) -> None:
@@ -84,7 +85,7 @@ def answers(
         rows += [checked(task, dict(row), f"{file}, row {i}") for i, row in enumerate(read_inputs(file, input), 1)]
     if not rows:
         raise UsageError("there is nothing to answer", fix='budwood predict MODEL "a text", or --file TABLE')
-    return chunked(Predictor.open(entry.bundle), rows, top)
+    return chunked(entry.bundle, rows, top)
 
 
 def checked(task: Task, item: Any, where: str) -> Row:
@@ -94,11 +95,12 @@ def checked(task: Task, item: Any, where: str) -> Row:
         raise DataError(error.cause, where=f"{where}: {error.where}", fix=error.fix) from error
 
 
-def chunked(predictor: Predictor, rows: Sequence[Row], top: int) -> Iterator[Mapping[str, Any]]:
+def chunked(bundle: Bundle, rows: Sequence[Row], top: int) -> Iterator[Mapping[str, Any]]:
     remaining = iter(rows)
-    while chunk := list(islice(remaining, CHUNK)):
-        for row, answer in zip(chunk, predictor.predict_all(chunk, top=top), strict=True):
-            yield {**row, **answer}
+    with closing(Predictor.open(bundle)) as predictor:
+        while chunk := list(islice(remaining, CHUNK)):
+            for row, answer in zip(chunk, predictor.predict_all(chunk, top=top), strict=True):
+                yield {**row, **answer}
 
 
 def compare_models(a: Entry, b: Entry, data: Path | str, target: str | None, input: str | None) -> Compared:
@@ -153,9 +155,8 @@ def export_model(entry: Entry, out: Path, format: str, store: Store, progress: P
         key = f"export-{digest({'id': bundle.id, 'format': format})[:24]}"
         with store.lock(key) as folder:
             context = Context(out=folder / "unused", work=folder / "run", progress=progress)
-            bundle = Recipe((kind(),)).run(bundle, context, folder / "steps")
-    with staged(out) as stage:
-        for name in ("bundle.json", *bundle.manifest.files):
-            (stage / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(bundle.path / name, stage / name)
+            Recipe((kind(),)).run(bundle, context, folder / "steps").copy(out)
+            remove_folder(folder)
+    else:
+        bundle.copy(out)
     return out

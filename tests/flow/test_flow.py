@@ -11,11 +11,12 @@ import tiny
 torch = pytest.importorskip("torch")
 
 from budwood import flow  # noqa: E402
-from budwood.core.bundle import Bundle  # noqa: E402
+from budwood.core.bundle import Bundle, Draft  # noqa: E402
 from budwood.core.errors import DataError, NotFoundError, UsageError  # noqa: E402
 from budwood.core.store import Store  # noqa: E402
 from budwood.engine import conformance, planning  # noqa: E402
 from budwood.engine.predictor import Predictor  # noqa: E402
+from budwood.stages import adapting, asking, shrinking  # noqa: E402
 
 
 def table(path: Path, repeats: int = 12) -> Path:
@@ -161,3 +162,48 @@ def test_export_copies_an_ordinary_folder(adapted: tuple[Path, object], tmp_path
     assert Bundle.open(out).id == Bundle.open(adapted[0] / "tickets" / "1").id
     with pytest.raises(UsageError, match="already exists"):
         flow.export("tickets:1", out, store=adapted[0])
+
+
+def test_an_export_that_makes_the_graph_leaves_no_work_behind(adapted: tuple[Path, object], tmp_path: Path) -> None:
+    bundle = Bundle.open(adapted[0] / "tickets" / "1")
+
+    def write(stage: Path) -> None:
+        for name in bundle.manifest.files:
+            if name != "onnx/model.onnx":
+                (stage / name).write_bytes(bundle.read(name))
+
+    draft = Draft.model_validate({name: getattr(bundle.manifest, name) for name in Draft.model_fields})
+    home = Store(tmp_path / "models")
+    home.publish("plain", Bundle.create(tmp_path / "plain", draft, write))
+    out = flow.export("plain", tmp_path / "out", store=home.root)
+    assert "onnx" in Bundle.open(out).formats
+    assert [path for path in (home.root / ".work").glob("export-*") if path.is_dir()] == []
+
+
+def test_every_predictor_that_a_stage_opens_is_closed(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Predictor] = []
+    closed: list[object] = []
+
+    class Watched(Predictor):
+        @classmethod
+        def open(cls, bundle: Bundle, runtime: str = "auto", threads: int = 0) -> Predictor:
+            opened.append(super().open(bundle, runtime, threads))
+            return opened[-1]
+
+        def close(self) -> None:
+            closed.append(self.runtime)
+            super().close()
+
+    for stage in (adapting, asking, shrinking):
+        monkeypatch.setattr(stage, "Predictor", Watched)
+    monkeypatch.setattr(shrinking, "RACE_SECONDS", 0.1)
+    data, store = table(tmp_path / "t.jsonl", 30), tmp_path / "models"
+    flow.adapt(data, base=str(tiny_bert), method="few_shot", store=store)
+    flow.evaluate("t", data, store=store)
+    flow.compare("t", "t", data, store=store)
+    assert len(list(flow.predict("t", ["a text"], store=store))) == 1
+    flow.shrink("t", max_drop=0.9, store=store)
+    assert len(opened) >= 10
+    assert {id(item.runtime) for item in opened} == {id(runtime) for runtime in closed}

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from budwood.core.task import Row
@@ -31,13 +32,28 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the rows' contents; their order does not matter."""
-        hashes = sorted(row_hash({"row": sorted(row.items())}, ("row",)) for row in self.rows)
-        return hashlib.sha256("".join(hashes).encode()).hexdigest()
+        return hashlib.sha256("".join(sorted(self.hashes)).encode()).hexdigest()
+
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """SHA-256 of each row's whole content."""
+        return tuple(row_hash({"row": sorted(row.items())}, ("row",)) for row in self.rows)
+
+    def canonical(self) -> "Dataset":
+        """The same rows in the order of their hashes, which depends on nothing but the rows."""
+        order = sorted(range(len(self)), key=self.hashes.__getitem__)
+        if order == list(range(len(self))):
+            return self
+        return Dataset(tuple(self.rows[i] for i in order), self.sources)
 
 
 @dataclass(frozen=True)
 class Splits:
-    """`train` to learn from, `validation` to choose by, `test` to be read once for the reported score."""
+    """`train` to learn from, `validation` to choose by, `test` to be read once for the reported score.
+
+    Each part is put into its canonical order. What is learnt depends on the order of the rows, so equal fingerprints
+    must mean equal orders: a table that was sorted anew gives the same model, and finds the work that was begun.
+    """
 
     train: Dataset
     validation: Dataset
@@ -45,6 +61,10 @@ class Splits:
     seed: int
     notes: tuple[str, ...] = ()
     """What was decided and removed while splitting, to be printed."""
+
+    def __post_init__(self) -> None:
+        for name in ("train", "validation", "test"):
+            object.__setattr__(self, name, getattr(self, name).canonical())
 
     @property
     def fingerprint(self) -> str:
@@ -58,4 +78,6 @@ class Splits:
 def row_hash(row: Row, fields: Sequence[str] = ("text",)) -> str:
     """SHA-256 of the named fields of a row; equal for equal inputs, whatever the label."""
     values: list[Any] = [row.get(field) for field in fields]
-    return hashlib.sha256(json.dumps(values, ensure_ascii=False, default=str).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(values, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+    ).hexdigest()

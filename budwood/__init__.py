@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "doctor",
+    "plan",
     "adapt",
     "evaluate",
     "predict",
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from budwood.core.store import Store
-    from budwood.flow import adapt, compare, doctor, evaluate, export, models, predict, serve, shrink
+    from budwood.flow import adapt, compare, doctor, evaluate, export, models, plan, predict, serve, shrink
 
 HOMES = {"Budget": "budwood.core.budget", "Bundle": "budwood.core.bundle", "Store": "budwood.core.store"}
 """Where the nouns are defined; verbs are in `flow`, errors in `core.errors`."""

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from budwood.core.budget import Budget
 from budwood.core.step import Progress, silent
 from budwood.core.store import Entry, Store
-from budwood.stages.results import Adapted, Compared, Diagnosed, Evaluated, Shrunk
+from budwood.stages.results import Adapted, Compared, Diagnosed, Evaluated, Planned, Shrunk
 
-__all__ = ["adapt", "compare", "doctor", "evaluate", "export", "models", "predict", "serve", "shrink"]
+__all__ = ["adapt", "compare", "doctor", "evaluate", "export", "models", "plan", "predict", "serve", "shrink"]
 
 
 def adapt(
@@ -43,6 +43,34 @@ def adapt(
     from budwood.stages.adapting import Job, run
 
     job = Job(data, task, base, name, target, input, group, test, method, shots, seed, max_minutes, fresh)
+    return run(job, Store.default(store), progress)
+
+
+def plan(
+    data: Path | str,
+    *,
+    task: str = "auto",
+    base: str = "auto",
+    target: str | None = None,
+    input: str | None = None,
+    group: str | None = None,
+    test: Path | str | None = None,
+    method: str = "auto",
+    shots: int | None = None,
+    seed: int = 0,
+    max_minutes: float | None = None,
+    store: Path | str | None = None,
+    progress: Progress = silent,
+) -> Planned:
+    """What `adapt` with the same parameters would do, its time, memory and energy, and the gain of twice the labels.
+
+    Raises:
+        DataError: the data cannot be used. UsageError: a parameter is off. NotFoundError: data or base is not there.
+    """
+    from budwood.stages.adapting import Job
+    from budwood.stages.planning import run
+
+    job = Job(data, task, base, None, target, input, group, test, method, shots, seed, max_minutes, fresh=False)
     return run(job, Store.default(store), progress)
 
 

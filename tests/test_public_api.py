@@ -11,7 +11,7 @@ from typer.main import get_command
 import budwood
 from budwood.cli.program import app
 
-VERBS = ("doctor", "adapt", "evaluate", "predict", "compare", "shrink", "serve", "models", "export")
+VERBS = ("doctor", "plan", "adapt", "evaluate", "predict", "compare", "shrink", "serve", "models", "export")
 NOUNS = ("Budget", "Bundle", "Store")
 ERRORS = (
     *("BudwoodError", "UsageError", "DataError", "NotFoundError", "BudgetError", "BundleError", "StepError"),

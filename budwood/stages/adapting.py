@@ -183,6 +183,11 @@ def plan_task(job: Job, splits: Splits) -> tuple[Task, Found]:
     return task, find_base(job.base, kind.default_base)
 
 
+def n_parameters(base: Bundle) -> int:
+    """Parameters of a base in float32."""
+    return int(base.manifest.files["model.safetensors"].bytes / 4)
+
+
 def name_of(path: Path) -> str:
     """A model's name from the data's: the file's stem, or its folder's where the stem says nothing."""
     plain = path.stem.lower()
@@ -197,8 +202,7 @@ Learned = tuple[str, Bundle, Scores, str, dict[str, float]]
 
 def learn(bench: Bench, splits: Splits) -> Learned:
     """Baseline first, then the method that suits the data; the winner on held-out rows gets its ONNX graph."""
-    n_parameters = int(bench.base.manifest.files["model.safetensors"].bytes / 4)
-    choice = choosing.choose(bench.job.method, (*splits.train, *splits.validation), n_parameters)
+    choice = choosing.choose(bench.job.method, (*splits.train, *splits.validation), n_parameters(bench.base))
     bench.say("method", f"method={choice.method}  # {choice.why}")
     trials = choosing.folds(splits)
     bench.share_time(len(trials) + choosing.small(splits))

@@ -7,7 +7,7 @@ from typing import Any
 
 from budwood.core.report import ShrinkReport, html_table
 
-__all__ = ["Adapted", "Baseline", "Compared", "Diagnosed", "Evaluated", "Shrunk"]
+__all__ = ["Adapted", "Baseline", "Compared", "Diagnosed", "Evaluated", "Planned", "Shrunk"]
 
 Span = tuple[float, float]
 
@@ -67,6 +67,42 @@ class Adapted:
                 )
             ],
         )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What `adapt` would do and cost, estimated from a probe on this machine."""
+
+    task: str
+    base: str
+    license: str
+    parameters: int
+    method: str
+    why: str
+    rows: Mapping[str, int]
+    seconds: float
+    """Expected of the whole run, within the minutes that were granted."""
+    seconds_wanted: float
+    """Expected without a limit: what the method's full number of epochs takes."""
+    fits: bool
+    """Whether the minutes that were granted are enough for that."""
+    stages: Mapping[str, float]
+    memory_mb: float
+    """Peak of the probe, which holds the model with its gradients."""
+    energy_wh: float
+    co2_g: float
+    energy_method: str
+    curve: Mapping[str, Any] | None
+    """The baseline's learning curve (`sizes`, `scores`) and the `gain` of twice the labels with its `ci`."""
+    probe_seconds: float
+    cores: int
+
+    def to_json(self) -> dict[str, Any]:
+        return facts(self)
+
+    def _repr_html_(self) -> str:
+        rows = [(name, f"{seconds:.0f} s") for name, seconds in self.stages.items()]
+        return html_table(("stage", "expected"), [*rows, ("together", f"{self.seconds:.0f} s")])
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ FLAGS = {
     "models": "--store",
     "export": "--format --store",
     "doctor": "--test --target --input --fix",
+    "plan": "--task --base --target --input --group --test --method --shots --seed --max-minutes --store",
     "demo": "--store",
 }
 """What the documented contract promises, beside --json."""

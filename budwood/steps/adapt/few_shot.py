@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from budwood.core.bundle import Bundle
 from budwood.core.errors import StepError
 from budwood.core.step import Context, Step
+from budwood.core.task import Task
 from budwood.engine import graft
 
 __all__ = ["FewShot"]
@@ -44,6 +45,13 @@ class FewShot(Step):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[frozenset[str]] = frozenset({"torch"})
 
+    def steps(self, n_rows: int) -> int:
+        return min(self.most_steps, max(self.least_steps, self.passes * n_rows // self.batch_size))
+
+    def effort(self, task: Task, n_rows: int) -> tuple[int, int]:
+        """Epochs after which held-out rows are read, and rows learnt from in all."""
+        return 0, self.steps(n_rows) * min(self.batch_size, n_rows)
+
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         from budwood.engine.batching import Rows
         from budwood.engine.fine_tune import trained_report
@@ -67,8 +75,7 @@ class FewShot(Step):
 
         freeze_lookups(studied.model)
         members = [np.flatnonzero(rows.targets == label) for label in np.unique(rows.targets)]
-        steps = min(self.most_steps, max(self.least_steps, self.passes * len(rows) // self.batch_size))
-        plan = Plan(1, steps, self.learning_rate, self.head_learning_rate, seed=context.seed)
+        plan = Plan(1, self.steps(len(rows)), self.learning_rate, self.head_learning_rate, seed=context.seed)
 
         def batches(epoch: int) -> Iterator[NDArray[Any]]:
             random = np.random.default_rng([context.seed, epoch])

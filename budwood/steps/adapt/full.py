@@ -5,6 +5,7 @@ from typing import Any, ClassVar, final
 
 from budwood.core.bundle import Bundle
 from budwood.core.step import Context, Step
+from budwood.core.task import Task
 from budwood.engine import graft
 
 __all__ = ["Full"]
@@ -28,12 +29,24 @@ class Full(Step):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[frozenset[str]] = frozenset({"torch"})
 
+    def chosen(self, task: Task, n_rows: int) -> dict[str, Any]:
+        """The parameters: what is given, else the task's advice, else the defaults."""
+        given = {name: value for name, value in self.parameters().items() if value is not None}
+        return DEFAULTS | task.recipe(n_rows) | given
+
+    def effort(self, task: Task, n_rows: int) -> tuple[int, int]:
+        """Epochs, and rows learnt from in all of them together, when nothing stops early."""
+        from budwood.engine.planning import epochs_for
+
+        chosen = self.chosen(task, n_rows)
+        epochs = chosen["epochs"] or epochs_for(-(-n_rows // chosen["batch_size"]))
+        return epochs, epochs * n_rows
+
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         from budwood.engine.fine_tune import fine_tune, trained_report
 
         studied = graft.lesson(parent, context)
-        given = {name: value for name, value in self.parameters().items() if value is not None}
-        chosen = DEFAULTS | studied.task.recipe(len(studied.splits.train)) | given
+        chosen = self.chosen(studied.task, len(studied.splits.train))
         trained = fine_tune(
             studied,
             context,

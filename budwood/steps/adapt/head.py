@@ -5,6 +5,7 @@ from typing import ClassVar, final
 
 from budwood.core.bundle import Bundle
 from budwood.core.step import Context, Step
+from budwood.core.task import Task
 from budwood.engine import graft, linear_head
 
 __all__ = ["Head"]
@@ -20,6 +21,10 @@ class Head(Step):
     name: ClassVar[str] = "adapt.head"
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[frozenset[str]] = frozenset({"torch"})
+
+    def effort(self, task: Task, n_rows: int) -> tuple[int, int]:
+        """Epochs, and rows learnt from in all of them together: no weight of the encoder learns."""
+        return 0, 0
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         from budwood.engine.batching import Rows, run

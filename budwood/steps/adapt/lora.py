@@ -7,6 +7,7 @@ from typing import ClassVar, final
 from budwood.core.bundle import Bundle
 from budwood.core.errors import require
 from budwood.core.step import Context, Step
+from budwood.core.task import Task
 from budwood.engine import graft
 
 __all__ = ["Lora"]
@@ -28,6 +29,13 @@ class Lora(Step):
     name: ClassVar[str] = "adapt.lora"
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[frozenset[str]] = frozenset({"torch"})
+
+    def effort(self, task: Task, n_rows: int) -> tuple[int, int]:
+        """Epochs, and rows learnt from in all of them together, when nothing stops early."""
+        from budwood.engine.planning import epochs_for
+
+        epochs = self.epochs or epochs_for(-(-n_rows // self.batch_size))
+        return epochs, epochs * n_rows
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         from budwood.engine.fine_tune import fine_tune, trained_report

@@ -1,0 +1,88 @@
+"""`budwood plan`: what `adapt` would do and cost, and what more labels would bring."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from budwood.cli.options import Data, Input, Json, MaxMinutes, Seed, Store, Target, choices
+from budwood.cli.progress import duration
+from budwood.cli.screen import Screen, points
+
+if TYPE_CHECKING:
+    from budwood.stages.results import Planned
+
+
+def plan(
+    data: Data,
+    task: Annotated[str, typer.Option(metavar=choices("tasks"), help="What is learnt.")] = "auto",
+    base: Annotated[str, typer.Option(metavar="BASE", help="The pretrained model: a folder or a name.")] = "auto",
+    target: Target = None,
+    input: Input = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COL", help="Rows with equal values here are never split up.")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Test rows.  [default: set aside from DATA]")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(metavar=choices("steps.adapt"), help="How to learn; auto decides by the rows.")
+    ] = "auto",
+    shots: Annotated[int | None, typer.Option(metavar="K", help="Learn from K rows of each label only.")] = None,
+    seed: Seed = 0,
+    max_minutes: MaxMinutes = None,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Tell what adapt would do, and its cost.
+
+    A probe of a minute or less reads and learns from a few rows on this machine. Nothing is published.
+    """
+    with Screen(json, f"plan: reading {data}") as screen:
+        from budwood import flow
+
+        result = flow.plan(
+            data,
+            task=task,
+            base=base,
+            target=target,
+            input=input,
+            group=group,
+            test=test,
+            method=method,
+            shots=shots,
+            seed=seed,
+            max_minutes=max_minutes,
+            store=store,
+            progress=screen.progress,
+        )
+        if json:
+            screen.data(result.to_json())
+        else:
+            show(screen, result, data)
+
+
+def show(screen: Screen, result: "Planned", data: Path) -> None:
+    """The choices, the time of each stage, and the learning curve."""
+    rows = ", ".join(f"{count:,} {split}" for split, count in result.rows.items())
+    screen.line(f"task      {result.task}; rows: {rows}")
+    screen.line(f"base      {result.base}, {result.parameters / 1e6:.1f} M parameters, license {result.license}")
+    screen.line(f"method    {result.method}: {result.why}")
+    screen.line()
+    screen.table(("stage", "at most"), [(name, duration(seconds)) for name, seconds in result.stages.items()])
+    screen.line()
+    over = "" if result.fits else f"; {duration(result.seconds_wanted)} would be needed for all epochs"
+    screen.line(f"time      {duration(result.seconds)} on {result.cores} cores{over}")
+    screen.line(f"memory    {result.memory_mb:,.0f} MB")
+    screen.line(f"energy    {result.energy_wh:.2f} Wh, {result.co2_g:.2f} g of CO2 ({result.energy_method})")
+    if result.curve is None:
+        screen.line("labels    too few rows for a learning curve, or answers without one right label")
+    else:
+        shown = ", ".join(
+            f"{size:,}: {100 * score:.1f} %"
+            for size, score in zip(result.curve["sizes"], result.curve["scores"], strict=True)
+        )
+        screen.line(f"labels    the baseline by rows learnt from: {shown}")
+        gain = points(result.curve["gain"], result.curve["ci"])
+        screen.line(f"          twice the labels: {gain} points")
+    screen.next(f"budwood adapt {data}")

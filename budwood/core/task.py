@@ -93,6 +93,11 @@ class Task(ABC):
 
     # Data half
     @classmethod
+    def suits(cls, rows: Sequence[Row]) -> float:
+        """How well the task fits rows that have its input fields, from 0 to 1; `--task auto` takes the best."""
+        return 0.5
+
+    @classmethod
     @abstractmethod
     def from_rows(cls, rows: Sequence[Row]) -> Self:
         """The task that these labelled rows describe. Raises DataError when they describe none."""

@@ -170,9 +170,9 @@ def read(job: Job, progress: Progress) -> Splits:
 
 def plan_task(job: Job, splits: Splits) -> tuple[Task, Found]:
     """The task that the rows describe, and the base model to learn it with."""
-    # Text classification is the only task that reads tables of texts today; `auto` will sniff once there are two.
-    kind: type[Task] = registry.get("tasks", "text_classification" if job.task == "auto" else job.task)
-    task = kind.from_rows((*splits.train, *splits.validation))
+    rows = (*splits.train, *splits.validation)
+    kind = choosing.task_for(job.task, rows)
+    task = kind.from_rows(rows)
     several = [any(isinstance(row["label"], list | tuple) for row in part) for part in (splits.train, splits.test)]
     if several == [False, True]:
         raise DataError(

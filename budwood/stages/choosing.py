@@ -8,13 +8,14 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from budwood.core import registry
 from budwood.core.dataset import Dataset, Splits
-from budwood.core.errors import UsageError
-from budwood.core.task import Row
+from budwood.core.errors import DataError, UsageError
+from budwood.core.task import Row, Task
 from budwood.engine.splits import keep_together, labels_of
 from budwood.engine.statistics import Comparison, better
 
-__all__ = ["METHODS", "Decision", "choose", "decide", "folds", "merged", "small"]
+__all__ = ["METHODS", "Decision", "choose", "decide", "folds", "merged", "small", "task_for"]
 
 METHODS = ("auto", "head", "few_shot", "full", "lora")
 FEW_PER_CLASS = 64
@@ -32,6 +33,27 @@ class Decision:
 
     method: str
     why: str
+
+
+def task_for(name: str, rows: Sequence[Row]) -> type[Task]:
+    """The task of that name; `auto` takes the one that suits the rows' fields and labels best.
+
+    Raises:
+        NotFoundError: there is no such task.
+        DataError: the rows lack the fields of the task, or no task reads rows of these fields.
+    """
+    fields = set(rows[0])
+    if name != "auto":
+        kind: type[Task] = registry.get("tasks", name)
+        if not set(kind.inputs) <= fields:
+            found = ", ".join(sorted(fields - {"label", "split", "group", "sha256"}))
+            raise DataError(f"{name} learns from {', '.join(kind.inputs)}, and the data has {found}", where="--task")
+        return kind
+    kinds: list[type[Task]] = [registry.get("tasks", other) for other in registry.names("tasks")]
+    fitting = [kind for kind in kinds if set(kind.inputs) <= fields]
+    if not fitting:
+        raise DataError(f"no task reads rows of {', '.join(sorted(fields))}", where="the data", fix="name one: --task")
+    return max(fitting, key=lambda kind: kind.suits(rows))
 
 
 def choose(method: str, rows: Sequence[Row], n_parameters: int) -> Decision:

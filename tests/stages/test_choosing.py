@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from budwood.core.dataset import Dataset, Splits
+from budwood.core.errors import DataError, NotFoundError
 from budwood.engine import linear_head
-from budwood.stages.choosing import decide, folds
+from budwood.stages.choosing import decide, folds, task_for
 
 
 def splits(rows: list[dict[str, str]]) -> Splits:
@@ -46,3 +47,14 @@ def test_one_row_is_enough_for_a_head() -> None:
     penalty = linear_head.choose_penalty(embeddings, targets, 3, seed=0)
     weight, bias = linear_head.fit(embeddings, targets, 3, penalty)
     assert (embeddings @ weight.T + bias).argmax() == 1
+
+
+def test_the_task_is_told_by_the_fields_of_the_rows() -> None:
+    rows = [{"text": "fine", "label": "good"}]
+    assert task_for("auto", rows) is task_for("text_classification", rows)
+    with pytest.raises(DataError, match="no task reads rows of label, sound"):
+        task_for("auto", [{"sound": "x.wav", "label": "good"}])
+    with pytest.raises(DataError, match="text_classification learns from text, and the data has sound"):
+        task_for("text_classification", [{"sound": "x.wav", "label": "good"}])
+    with pytest.raises(NotFoundError, match="no tasks named 'text_clasification'"):
+        task_for("text_clasification", rows)

@@ -127,16 +127,21 @@ def shrink(
     max_mb: float | None = None,
     max_minutes: float | None = None,
     data: Path | str | None = None,
+    test: Path | str | None = None,
     name: str | None = None,
     seed: int = 0,
     store: Path | str | None = None,
     progress: Progress = silent,
 ) -> Shrunk:
-    """Search for the smallest model within a budget, measured here, and publish it when a paired test accepts it."""
+    """Search for the smallest model within a budget, measured here, and publish it when a paired test accepts it.
+
+    `data` and `test` are the files that were given to `adapt`; they are needed only where the store does not have the
+    rows any more. They are read with the columns, the shots and the seed that the model names.
+    """
     from budwood.stages.shrinking import Job, run
 
     home = Store.default(store)
-    job = Job(home.resolve(model), Budget(max_drop, max_p95_ms, max_mb), max_minutes, data, name, seed)
+    job = Job(home.resolve(model), Budget(max_drop, max_p95_ms, max_mb), max_minutes, data, test, name, seed)
     return run(job, home, progress)
 
 

@@ -31,6 +31,9 @@ def shrink(
     data: Annotated[
         Path | None, typer.Option(metavar="DATA", help="The rows of the training, where the store has them no more.")
     ] = None,
+    test: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="The test rows beside --data, where adapt was given --test.")
+    ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the result.  [default: MODEL's]")] = None,
     seed: Seed = 0,
     store: Store = None,
@@ -51,6 +54,7 @@ def shrink(
             max_mb=max_mb,
             max_minutes=max_minutes,
             data=data,
+            test=test,
             name=name,
             seed=seed,
             store=store,

@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from budwood.core.commit import staged
+from budwood.core.dataset import ReadOptions
 from budwood.core.errors import BundleError, NotFoundError
 from budwood.core.formats import deeper_than, open_regular, read_capped
 from budwood.core.opening import check_content, list_files, safe_name
@@ -77,6 +78,16 @@ class DataRecord(Record):
     seed: int
     rows: dict[str, int]
     """Split name to the number of rows."""
+    options: ReadOptions = ReadOptions()
+    """The columns, shots and test files that were asked for; left out of `bundle.json` when nothing was."""
+
+    @model_serializer(mode="wrap")
+    def without_default_options(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A manifest that was written before there were options keeps its bytes, and so its id."""
+        fields: dict[str, Any] = handler(self)
+        if self.options == ReadOptions():
+            del fields["options"]
+        return fields
 
 
 class FileRecord(Record):

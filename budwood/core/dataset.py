@@ -9,7 +9,7 @@ from typing import Any
 
 from budwood.core.task import Row
 
-__all__ = ["Dataset", "Splits", "row_hash"]
+__all__ = ["Dataset", "ReadOptions", "Splits", "row_hash"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,18 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class ReadOptions:
+    """How rows were read and split, as far as that was not found out from the data: what reading them again needs."""
+
+    target: str | None = None
+    input: str | None = None
+    group: str | None = None
+    shots: int | None = None
+    test: tuple[tuple[str, str], ...] = ()
+    """The name and the SHA-256 of each file of a separate test set."""
+
+
+@dataclass(frozen=True)
 class Splits:
     """`train` to learn from, `validation` to choose by, `test` to be read once for the reported score.
 
@@ -61,6 +73,7 @@ class Splits:
     seed: int
     notes: tuple[str, ...] = ()
     """What was decided and removed while splitting, to be printed."""
+    options: ReadOptions = ReadOptions()
 
     def __post_init__(self) -> None:
         for name in ("train", "validation", "test"):

@@ -41,7 +41,11 @@ def lesson(parent: Bundle, context: Context) -> Lesson:
 
 def data_record(splits: Splits) -> DataRecord:
     return DataRecord(
-        fingerprint=splits.fingerprint, sources=splits.train.sources, seed=splits.seed, rows=splits.sizes()
+        fingerprint=splits.fingerprint,
+        sources=splits.train.sources,
+        seed=splits.seed,
+        rows=splits.sizes(),
+        options=splits.options,
     )
 
 

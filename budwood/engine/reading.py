@@ -20,7 +20,7 @@ from budwood.engine.columns import Columns, choose_columns
 from budwood.engine.label_cells import Label, to_labels
 from budwood.engine.table import CELL_LIMIT, Place, Reader, Table, Value, note
 
-__all__ = ["Reading", "read_dataset", "read_inputs", "reader_of"]
+__all__ = ["Reading", "named_files", "read_dataset", "read_inputs", "reader_of"]
 
 MAX_BYTES = 2 << 30
 SPLITS = {
@@ -344,6 +344,11 @@ def refuse_mixture(rows: Sequence[Row], where: str) -> None:
         raise DataError(
             "some files have one label a row and others have lists of labels", where=where, fix="make them alike"
         )
+
+
+def named_files(reading: Reading) -> tuple[tuple[str, str], ...]:
+    """The name, without its folder, and the SHA-256 of each file that was read."""
+    return tuple((Path(source["path"]).name, source["sha256"]) for source in reading.facts["sources"])
 
 
 def describe(source: Source) -> dict[str, Any]:

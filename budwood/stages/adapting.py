@@ -15,7 +15,7 @@ import numpy as np
 from budwood.core import registry
 from budwood.core.bundle import Bundle, digest
 from budwood.core.commit import remove_folder
-from budwood.core.dataset import Splits
+from budwood.core.dataset import ReadOptions, Splits
 from budwood.core.errors import DataError, UsageError
 from budwood.core.recipe import Recipe
 from budwood.core.step import Context, Progress, Step, check_minutes, check_seed
@@ -26,7 +26,7 @@ from budwood.engine.bases import Found, find_base
 from budwood.engine.machine import EnergyMeter, peak_memory_mb
 from budwood.engine.measure import Scores, score
 from budwood.engine.predictor import Predictor
-from budwood.engine.reading import read_dataset
+from budwood.engine.reading import named_files, read_dataset
 from budwood.engine.release import release
 from budwood.engine.splits import make_splits
 from budwood.engine.statistics import better
@@ -161,11 +161,12 @@ def check(job: Job) -> None:
 
 def read(job: Job, progress: Progress) -> Splits:
     reading = read_dataset(job.data, job.target, job.input, job.group)
-    test = None if job.test is None else read_dataset(job.test, job.target, job.input, job.group).dataset
-    splits = make_splits(reading.dataset, test=test, seed=job.seed, shots=job.shots)
+    test = None if job.test is None else read_dataset(job.test, job.target, job.input, job.group)
+    splits = make_splits(reading.dataset, test=test.dataset if test else None, seed=job.seed, shots=job.shots)
     for note in (*reading.notes, *splits.notes):
         progress("data", 0, 0, note)
-    return splits
+    options = ReadOptions(job.target, job.input, job.group, job.shots, named_files(test) if test else ())
+    return replace(splits, options=options)
 
 
 def plan_task(job: Job, splits: Splits) -> tuple[Task, Found]:

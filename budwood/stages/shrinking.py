@@ -4,15 +4,15 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from budwood.core import registry
 from budwood.core.budget import Budget
-from budwood.core.bundle import Bundle, digest
-from budwood.core.dataset import Splits
-from budwood.core.errors import NotFoundError, StepError, UsageError
+from budwood.core.bundle import Bundle, DataRecord, digest
+from budwood.core.dataset import ReadOptions, Splits
+from budwood.core.errors import DataError, NotFoundError, StepError, UsageError
 from budwood.core.recipe import Recipe
 from budwood.core.report import Candidate, ShrinkReport, Speed
 from budwood.core.step import Context, Progress, Step, check_minutes, check_seed
@@ -44,6 +44,7 @@ class Job:
     budget: Budget
     max_minutes: float | None
     data: Path | str | None
+    test: Path | str | None
     name: str | None
     seed: int
 
@@ -111,6 +112,8 @@ def check(job: Job) -> None:
     check_name(job.name or job.entry.name)
     check_seed(job.seed)
     check_minutes(job.max_minutes)
+    if job.test is not None and job.data is None:
+        raise UsageError("--test alone is not enough", where="--test", fix="pass --data too, as it was given to adapt")
     parent = job.entry.bundle
     if not {"torch", "onnx"} <= parent.formats:
         already = "is already quantized" if "onnx-int8" in parent.formats else "has no float ONNX graph"
@@ -125,28 +128,65 @@ def rows_of(job: Job, store: Store, progress: Progress) -> Splits:
     """The very rows of the parent's training; `--data` gives them anew when the store does not have them.
 
     Raises:
-        NotFoundError, UsageError: the rows are not there, or are not those that the parent was trained on.
+        NotFoundError, DataError, UsageError: the rows are not there, or are not those that the parent was trained on.
     """
     record = job.entry.bundle.manifest.data
-    if job.data is None:
-        if record is None:
+    if record is None:
+        if job.data is None:
             raise NotFoundError("the model names no data", where=str(job.entry.bundle.path), fix="pass --data DATA")
+        return splits_of(job, job.data, job.seed, ReadOptions())
+    if job.data is None:
+        return replace(kept(job, store, record), options=record.options)
+    if job.test is not None or not record.options.test:
+        splits = splits_of(job, job.data, record.seed, record.options)
+        if splits.fingerprint == record.fingerprint:
+            return replace(splits, options=record.options)
+    try:
+        own = store.load_splits(record.fingerprint)
+    except NotFoundError:
+        raise other_rows(job, record) from None
+    progress("data", 0, 0, "data=the rows of the training  # they are in the store; those given are others")
+    return replace(own, options=record.options)
+
+
+def splits_of(job: Job, data: Path | str, seed: int, options: ReadOptions) -> Splits:
+    """The rows of `--data` and `--test`, read and split as for the training of the parent."""
+    columns = (options.target, options.input, options.group)
+    try:
+        rows = read_dataset(data, *columns).dataset
+        test = None if job.test is None else read_dataset(job.test, *columns).dataset
+    except DataError as error:
+        if options == ReadOptions():
+            raise
+        raise DataError(error.cause, where=error.where, fix="pass the very files that were given to adapt") from error
+    return make_splits(rows, test=test, seed=seed, shots=options.shots)
+
+
+def kept(job: Job, store: Store, record: DataRecord) -> Splits:
+    try:
         return store.load_splits(record.fingerprint)
-    splits = make_splits(read_dataset(job.data).dataset, seed=record.seed if record else job.seed)
-    if record is not None and splits.fingerprint != record.fingerprint:
-        try:
-            own = store.load_splits(record.fingerprint)
-        except NotFoundError:
-            own = None
-        if own is None:
-            raise UsageError(
-                "these are not the rows that the model was trained on, so its test rows are unknown",
-                where=str(job.data),
-                fix="pass the file that was given to adapt, or leave --data out",
-            )
-        progress("data", 0, 0, "data=the rows of the training  # --data holds other rows")
-        return own
-    return splits
+    except NotFoundError as error:
+        raise NotFoundError(error.cause, where=error.where, fix=f"pass {files_of(record)}") from error
+
+
+def files_of(record: DataRecord) -> str:
+    """What to pass, so that the rows of the training are made again: `--data tickets.csv --test test.csv (…)`."""
+    tests = ", ".join(f"{name} (SHA-256 {sha256[:12]}…)" for name, sha256 in record.options.test)
+    return f"--data {', '.join(record.sources) or 'DATA'}" + (f" --test {tests}" if tests else "")
+
+
+def other_rows(job: Job, record: DataRecord) -> UsageError:
+    if record.options.test and job.test is None:
+        return UsageError(
+            "the model has a test set of its own, which is not in this store",
+            where="--test",
+            fix=f"pass {files_of(record)}",
+        )
+    return UsageError(
+        "these are not the rows that the model was trained on, so its test rows are unknown",
+        where=f"{job.data}" + (f", {job.test}" if job.test is not None else ""),
+        fix=f"pass the files that were given to adapt: {files_of(record)}; or leave --data out",
+    )
 
 
 def recipes(parent: Bundle) -> dict[str, tuple[Step, ...]]:

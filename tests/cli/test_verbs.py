@@ -128,8 +128,8 @@ def test_compare_prints_the_difference_a_verdict_and_the_rows(run, fake, compare
 def test_shrink_passes_its_flags_and_prints_candidates_plot_and_next_command(run, fake, shrunk_within):
     verb = fake("shrink", shrunk_within)
     line = (
-        "shrink tickets --max-drop 0.02 --max-p95-ms 5 --max-mb 30 --max-minutes 3 --data d.csv --name small --seed 2 "
-        "--store s"
+        "shrink tickets --max-drop 0.02 --max-p95-ms 5 --max-mb 30 --max-minutes 3 --data d.csv --test t.csv "
+        "--name small --seed 2 --store s"
     )
     ran = run(*line.split())
     assert ran.code == 0
@@ -140,6 +140,7 @@ def test_shrink_passes_its_flags_and_prints_candidates_plot_and_next_command(run
         "max_mb": 30.0,
         "max_minutes": 3.0,
         "data": Path("d.csv"),
+        "test": Path("t.csv"),
         "name": "small",
         "seed": 2,
         "store": "s",

@@ -16,6 +16,7 @@ from budwood.core import registry
 from budwood.core.dataset import Dataset
 from budwood.core.errors import DataError, NotFoundError
 from budwood.core.task import Row
+from budwood.engine.collection import collection_of
 from budwood.engine.columns import Columns, choose_columns
 from budwood.engine.label_cells import Label, to_labels
 from budwood.engine.table import CELL_LIMIT, Place, Reader, Table, Value, note
@@ -87,6 +88,8 @@ def read_dataset(
         NotFoundError: there is no such file.
         DataError: the file cannot be read, its columns cannot be told, or rows have no text or label.
     """
+    if (collection := collection_of(Path(path))) is not None:
+        return collection.read(Path(path), target, input, group)
     rows: list[Row] = []
     places: list[Place] = []
     notes: list[str] = []
@@ -124,6 +127,8 @@ def read_inputs(path: Path | str, input: str | None = None, *, skip_bad: bool = 
     Raises:
         NotFoundError, DataError: as `read_dataset`.
     """
+    if (collection := collection_of(Path(path))) is not None:
+        return collection.inputs(Path(path), input)
     rows: list[Row] = []
     for source in sources_of(Path(path), skip_bad=skip_bad):
         columns = choose_columns(source.table, source.path.name, input=input, labelled=False)
@@ -151,7 +156,7 @@ def promote(sources: list[Source]) -> tuple[list[Source], list[str]]:
 
 def files_of(folder: Path) -> list[tuple[Path, str | None]]:
     """The tables of a folder with their splits, train first. One lone table needs no split in its name."""
-    suffixes = {suffix for name in registry.names("data") for suffix in registry.get("data", name).suffixes}
+    suffixes = {suffix for reader in table_readers() for suffix in reader.suffixes}
     try:
         files = sorted(file for file in walk(folder) if file.suffix.lower() in suffixes)
     except OSError as error:
@@ -240,7 +245,7 @@ def reader_of(path: Path, content: bytes | None = None) -> Reader:
     Raises:
         DataError: no reader knows it.
     """
-    readers: list[Reader] = [registry.get("data", name)() for name in registry.names("data")]
+    readers = table_readers()
     for reader in readers:
         if path.suffix.lower() in reader.suffixes:
             return reader
@@ -252,6 +257,11 @@ def reader_of(path: Path, content: bytes | None = None) -> Reader:
         raise DataError("the file is empty", where=str(path), fix="give a file with one example per row")
     known = ", ".join(sorted(suffix for reader in readers for suffix in reader.suffixes))
     raise DataError("the format of the file is unknown", where=str(path), fix=f"save it as one of: {known}")
+
+
+def table_readers() -> list[Reader]:
+    kinds = [registry.get("data", name) for name in registry.names("data")]
+    return [kind() for kind in kinds if issubclass(kind, Reader)]
 
 
 def typed_rows(source: Source, columns: Columns) -> tuple[list[Row], tuple[str, ...]]:

@@ -15,6 +15,7 @@ from budwood.core.recipe import Recipe
 from budwood.core.runtime import Runtime
 from budwood.core.step import Context, Step
 from budwood.core.task import Task
+from budwood.engine.collection import Collection
 from budwood.engine.table import Reader
 
 STEPS = [(folder, name) for folder in ("adapt", "export", "shrink") for name in registry.names(f"steps/{folder}")]
@@ -58,8 +59,12 @@ def test_a_runtime_agrees_with_numpy(name: str, tiny_bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("name", registry.names("data"))
-def test_a_reader_recognises_what_it_writes(name: str) -> None:
-    kind: type[Reader] = registry.get("data", name)
+def test_a_reader_reads_tables_or_claims_paths(name: str, tmp_path: Path) -> None:
+    kind: type[Reader] | type[Collection] = registry.get("data", name)
+    if issubclass(kind, Collection):
+        (tmp_path / "texts.csv").write_text("text,label\na text,good\n")
+        assert not any(kind().claims(path) for path in (tmp_path, tmp_path / "texts.csv", tmp_path / "missing"))
+        return
     assert kind.suffixes
     assert all(suffix.startswith(".") for suffix in kind.suffixes)
 

@@ -82,10 +82,15 @@ def evaluate(
     input: str | None = None,
     store: Path | str | None = None,
 ) -> Evaluated:
-    """Score a model on labelled rows, with a 95 % confidence interval."""
+    """Score a model on labelled rows, with a 95 % confidence interval.
+
+    `metrics["rows_seen_in_training"]` counts the rows that the model learnt from or was chosen by, where the store has
+    the rows of its training.
+    """
     from budwood.stages.asking import evaluate_model
 
-    return evaluate_model(Store.default(store).resolve(model), data, target, input)
+    home = Store.default(store)
+    return evaluate_model(home.resolve(model), data, target, input, home)
 
 
 def predict(
@@ -116,7 +121,7 @@ def compare(
     from budwood.stages.asking import compare_models
 
     home = Store.default(store)
-    return compare_models(home.resolve(a), home.resolve(b), data, target, input)
+    return compare_models(home.resolve(a), home.resolve(b), data, target, input, home)
 
 
 def shrink(

@@ -42,6 +42,9 @@ def show(screen: Screen, result: "Compared", a: str, b: str) -> None:
     headers = (f"{result.metric} %: {a}", b, "B - A, points", "p", "rows", "differ on")
     cells = (percent(result.a), percent(result.b), points(result.difference, result.ci), f"{result.p:.3g}")
     screen.table(headers, [(*cells, f"{result.n:,}", f"{result.n_differ:,}")])
+    for name, key in ((a, "a"), (b, "b")):
+        if seen := result.rows_seen_in_training.get(key):
+            screen.note(f"{seen:,} of {result.n:,} rows were seen in the training of {name}, which flatters it")
     screen.line()
     screen.line(verdict(result, a, b))
     if not result.rows:

@@ -8,6 +8,8 @@ from budwood.cli.screen import Screen, percent, span
 if TYPE_CHECKING:
     from budwood.stages.results import Evaluated
 
+SEEN = "rows_seen_in_training"
+
 
 def evaluate(
     model: Model, data: Data, target: Target = None, input: Input = None, store: Store = None, json: Json = False
@@ -26,6 +28,8 @@ def evaluate(
 def show(screen: Screen, result: "Evaluated") -> None:
     """The headline metric with its interval first, the others below it."""
     rows = [(result.metric, percent(result.score), span(result.ci), f"{result.n:,}")]
-    others = [(name, value) for name, value in result.metrics.items() if name != result.metric]
+    others = [(name, value) for name, value in result.metrics.items() if name not in (result.metric, SEEN)]
     rows += [(name, f"{value:.4f}", "", "") for name, value in others]
     screen.table(("metric", "value", "95 % interval", "rows"), rows)
+    if seen := result.metrics.get(SEEN):
+        screen.note(f"{seen:,.0f} of {result.n:,} rows were seen in training, so the score flatters the model")

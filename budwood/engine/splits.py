@@ -22,7 +22,7 @@ from budwood.core.task import Row
 from budwood.engine.similarity import normalise
 from budwood.engine.table import note
 
-__all__ = ["labels_of", "make_splits"]
+__all__ = ["identity", "labels_of", "make_splits"]
 
 ORDER = ("test", "validation", "train")
 SHOT_VALIDATION = 0.2
@@ -110,8 +110,13 @@ def labels_of(row: Row) -> list[str]:
     return list(label) if isinstance(label, list | tuple) else [label]
 
 
+def identity(row: Row, fields: Sequence[str] = ("text",)) -> str:
+    """What makes two rows the same input: the hash of its content where it has one, else its normalised text."""
+    return str(row.get("sha256") or normalise("\n".join(str(row[field]) for field in fields)))
+
+
 def keep_together(rows: Sequence[Row]) -> list[Keyed]:
-    texts = [normalise(row["text"]) for row in rows]
+    texts = [identity(row) for row in rows]
     groups = [row.get("group") for row in rows]
     if all(group is None for group in groups):
         return [Keyed(row, text, f"text:{text}") for row, text in zip(rows, texts, strict=True)]

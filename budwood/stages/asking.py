@@ -10,7 +10,7 @@ from budwood.core import registry
 from budwood.core.bundle import Bundle, digest
 from budwood.core.commit import remove_folder
 from budwood.core.dataset import Dataset
-from budwood.core.errors import DataError, UsageError
+from budwood.core.errors import BundleError, DataError, NotFoundError, UsageError
 from budwood.core.recipe import Recipe
 from budwood.core.step import Context, Progress
 from budwood.core.store import Entry, Store
@@ -18,21 +18,47 @@ from budwood.core.task import Row, Task
 from budwood.engine.measure import Scores, score
 from budwood.engine.predictor import Predictor, task_of
 from budwood.engine.reading import read_dataset, read_inputs
+from budwood.engine.splits import identity
 from budwood.engine.statistics import better
 from budwood.stages.results import Compared, Evaluated
 
 __all__ = ["answers", "compare_models", "evaluate_model", "export_model"]
 
+SEEN = "rows_seen_in_training"
 CHUNK = 1024
 """Rows that are held at a time, so that a table of any length can be answered."""
 
 
-def evaluate_model(entry: Entry, data: Path | str, target: str | None, input: str | None) -> Evaluated:
+def evaluate_model(entry: Entry, data: Path | str, target: str | None, input: str | None, store: Store) -> Evaluated:
     dataset = scored_rows(data, target, input)
     scores = score_on(entry, dataset)
     unknown = len(dataset) - sum(fits(task_of(entry.bundle), row) for row in dataset)
-    metrics = {**scores.metrics, **({"rows_with_unknown_label": float(unknown)} if unknown else {})}
+    seen = rows_seen(entry, dataset, store)
+    metrics = {
+        **scores.metrics,
+        **({"rows_with_unknown_label": float(unknown)} if unknown else {}),
+        **({} if seen is None else {SEEN: float(seen)}),
+    }
     return Evaluated(scores.metric, scores.value, scores.ci, len(scores), metrics)
+
+
+def rows_seen(entry: Entry, dataset: Dataset, store: Store) -> int | None:
+    """How many rows a model was trained on or chosen by, itself or a model it was made from.
+
+    None when it names its data and the store does not have them, so that nobody can tell.
+    """
+    records = [entry.bundle.manifest.data]
+    records += [ancestor.entry.bundle.manifest.data for ancestor in store.lineage(entry) if ancestor.entry]
+    fields = task_of(entry.bundle).inputs
+    learnt: set[str] = set()
+    for fingerprint in {record.fingerprint for record in records if record is not None}:
+        try:
+            splits = store.load_splits(fingerprint)
+        except (NotFoundError, BundleError):
+            return None
+        rows = (row for row in (*splits.train, *splits.validation) if all(field in row for field in fields))
+        learnt |= {identity(row, fields) for row in rows}
+    return sum(identity(row, fields) in learnt for row in dataset)
 
 
 def scored_rows(data: Path | str, target: str | None, input: str | None) -> Dataset:
@@ -103,7 +129,9 @@ def chunked(bundle: Bundle, rows: Sequence[Row], top: int) -> Iterator[Mapping[s
                 yield {**row, **answer}
 
 
-def compare_models(a: Entry, b: Entry, data: Path | str, target: str | None, input: str | None) -> Compared:
+def compare_models(
+    a: Entry, b: Entry, data: Path | str, target: str | None, input: str | None, store: Store
+) -> Compared:
     """Both models on the same rows. Raises UsageError when their tasks or metrics differ."""
     if task_of(a.bundle).name != task_of(b.bundle).name:
         raise UsageError("the two models have different tasks", where=f"{a.name}, {b.name}")
@@ -134,6 +162,9 @@ def compare_models(a: Entry, b: Entry, data: Path | str, target: str | None, inp
         n=found.n,
         n_differ=found.n_differ,
         rows=differ,
+        rows_seen_in_training={
+            name: seen for name, entry in (("a", a), ("b", b)) if (seen := rows_seen(entry, dataset, store)) is not None
+        },
     )
 
 

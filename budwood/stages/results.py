@@ -137,6 +137,8 @@ class Compared:
     n_differ: int
     rows: Sequence[Mapping[str, Any]]
     """The rows on which one is right and the other wrong: number, input, label and both answers."""
+    rows_seen_in_training: Mapping[str, int] = field(default_factory=dict)
+    """How many of the rows `a` and `b` learnt from or were chosen by; left out where the store cannot tell."""
 
     def to_json(self) -> dict[str, Any]:
         return facts(self)

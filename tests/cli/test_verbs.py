@@ -108,6 +108,19 @@ def test_evaluate(run, fake, evaluated):
     }
 
 
+def test_rows_that_were_seen_in_training_are_told_on_standard_error(run, fake, evaluated, compared):
+    evaluated.metrics["rows_seen_in_training"] = 12.0
+    fake("evaluate", evaluated)
+    ran = run("evaluate", "m", "rows.csv")
+    assert "12 of 200 rows were seen in training" in ran.err
+    assert "seen" not in ran.out
+    compared.rows_seen_in_training.update(a=0, b=7)
+    fake("compare", compared)
+    ran = run("compare", "one", "two", "rows.csv")
+    assert "7 of 200 rows were seen in the training of two" in ran.err
+    assert "training of one" not in ran.err
+
+
 def test_a_number_that_json_does_not_have_becomes_null(run, fake, evaluated):
     evaluated.metrics["auc"] = float("nan")
     fake("evaluate", evaluated)

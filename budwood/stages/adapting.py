@@ -22,7 +22,7 @@ from budwood.core.step import Context, Progress, Step, check_minutes, check_seed
 from budwood.core.store import Entry, Store, check_name
 from budwood.core.task import Task
 from budwood.engine.base_model import import_base
-from budwood.engine.bases import Found, find_base
+from budwood.engine.bases import Found, catalogue, find_base
 from budwood.engine.machine import EnergyMeter, peak_memory_mb
 from budwood.engine.measure import Scores, score
 from budwood.engine.predictor import Predictor
@@ -109,10 +109,10 @@ def run(job: Job, store: Store, progress: Progress) -> Adapted:
     check(job)
     with EnergyMeter() as meter:
         splits = read(job, progress)
-        task, found = plan_task(job, splits)
+        task, found = plan_task(job, splits, store)
         name = job.name or name_of(Path(job.data))
         key = digest(
-            {"job": [str(splits.fingerprint), task.to_json(), job.base, job.method, job.seed, job.max_minutes]}
+            {"job": [str(splits.fingerprint), task.to_json(), found.label, job.method, job.seed, job.max_minutes]}
         )
         with store.lock(f"adapt-{key[:24]}") as folder:
             if job.fresh:
@@ -169,7 +169,7 @@ def read(job: Job, progress: Progress) -> Splits:
     return replace(splits, options=options)
 
 
-def plan_task(job: Job, splits: Splits) -> tuple[Task, Found]:
+def plan_task(job: Job, splits: Splits, store: Store) -> tuple[Task, Found]:
     """The task that the rows describe, and the base model to learn it with."""
     rows = (*splits.train, *splits.validation)
     kind = choosing.task_for(job.task, rows)
@@ -181,7 +181,20 @@ def plan_task(job: Job, splits: Splits) -> tuple[Task, Found]:
             where=", ".join(splits.test.sources),
             fix="make the label columns alike",
         )
-    return task, find_base(job.base, kind.default_base)
+    return task, stored_base(job.base, store) or find_base(job.base, kind.default_base)
+
+
+def stored_base(base: str, store: Store) -> Found | None:
+    """The model of the store that a base names; None for `auto`, a folder, and what `bases.toml` or the hub may know.
+
+    Raises:
+        NotFoundError: the store has the name, but not this version or alias.
+    """
+    known = {name for item in catalogue().values() for name in (item.name, item.hub)}
+    if base == "auto" or base in known or Path(base).is_dir() or not store.versions(re.split("[:@]", base)[0]):
+        return None
+    entry = store.resolve(base)
+    return Found(entry.bundle.path, f"{entry.name}:{entry.version}", "asked for: a model of the store")
 
 
 def n_parameters(base: Bundle) -> int:

@@ -42,7 +42,7 @@ def run(job: adapting.Job, store: Store, progress: Progress) -> Planned:
     share_cores()
     adapting.check(job)
     splits = adapting.read(job, progress)
-    task, found = adapting.plan_task(job, splits)
+    task, found = adapting.plan_task(job, splits, store)
     base = import_base(found.folder, found.label, store.work("bases"), type(task), found.license)
     task = task.fit_to(base.path)
     learnt = (*splits.train.rows, *splits.validation.rows)

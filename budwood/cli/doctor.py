@@ -1,6 +1,7 @@
 """`budwood doctor`: what is wrong with a table, before it costs an afternoon of training."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,12 +38,17 @@ def doctor(
         if json:
             screen.data(result.to_json())
         else:
-            show(screen, result, data)
+            show(screen, result, data, columns_as_typed(target, input))
     if fix is None and any(finding.severity == "error" for finding in result.findings):
         raise typer.Exit(DATA_INVALID)
 
 
-def show(screen: Screen, result: "Diagnosed", data: Path) -> None:
+def columns_as_typed(target: str | None, input: str | None) -> str:
+    """The flags that name columns, for the next command."""
+    return "".join(f" {flag} {quote(name)}" for flag, name in (("--target", target), ("--input", input)) if name)
+
+
+def show(screen: Screen, result: "Diagnosed", data: Path, flags: str) -> None:
     """The findings, the gravest first, each with its rows and what mends it."""
     for note in result.notes:
         screen.note(note)
@@ -64,8 +70,8 @@ def show(screen: Screen, result: "Diagnosed", data: Path) -> None:
         )
     if result.fixed is not None:
         screen.line(f"mended copy: {result.fixed}")
-        screen.next(f"budwood doctor {result.fixed}")
+        screen.next(f"budwood doctor {result.fixed}{flags}")
     elif any(finding.fixable for finding in result.findings):
-        screen.next(f"budwood doctor {data} --fix {data.stem}-mended{data.suffix if data.is_file() else '.csv'}")
+        screen.next(f"budwood doctor {data} --fix {data.stem}-mended{data.suffix if data.is_file() else '.csv'}{flags}")
     elif not counts["error"]:
-        screen.next(f"budwood adapt {data}")
+        screen.next(f"budwood adapt {data}{flags}")

@@ -53,6 +53,8 @@ class Reading:
     """The same for machines: `sources` (path, sha256, bytes, rows), `input`, `target`, `group`."""
     skipped: tuple[tuple[Place, str], ...] = ()
     """Broken lines that were left out, and why."""
+    tables: tuple[tuple[Table, Columns], ...] = ()
+    """For the data doctor (`keep_empty`): the tables as they were, one row for each of the dataset, and their roles."""
 
 
 class Source(NamedTuple):
@@ -94,6 +96,7 @@ def read_dataset(
     places: list[Place] = []
     notes: list[str] = []
     broken: list[tuple[Place, str]] = []
+    tables: list[tuple[Table, Columns]] = []
     columns: Columns | None = None
     sources, more_notes = promote(sources_of(Path(path), skip_bad=skip_bad or keep_empty))
     notes += more_notes
@@ -108,6 +111,8 @@ def read_dataset(
         notes += [prefix + line for line in lines]
         rows += found
         places += where
+        if keep_empty:
+            tables.append((source.table, columns))
         broken += [(Place(name, number), reason) for number, reason in source.table.skipped]
     refuse_mixture(rows, str(path))
     facts = {
@@ -118,7 +123,7 @@ def read_dataset(
         "rows": len(rows),
     }
     names = tuple(source.path.name for source in sources)
-    return Reading(Dataset(tuple(rows), names), tuple(places), tuple(notes), facts, tuple(broken))
+    return Reading(Dataset(tuple(rows), names), tuple(places), tuple(notes), facts, tuple(broken), tuple(tables))
 
 
 def read_inputs(path: Path | str, input: str | None = None, *, skip_bad: bool = False) -> list[Row]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from budwood.engine.bases import catalogue, packaged
 from budwood.engine.doctor import diagnose
-from budwood.engine.mending import mend, write_table
+from budwood.engine.mending import mended_table, write_table
 from budwood.engine.reading import read_dataset
 from budwood.engine.text_base import embed_texts
 from budwood.stages.results import Diagnosed
@@ -24,7 +24,7 @@ def diagnose_data(
     findings = diagnose(reading, held, embed=embedder())
     fixed = None
     if fix is not None:
-        write_table(mend(reading, findings), fix)
+        write_table(mended_table(reading, findings), fix)
         fixed = Path(fix)
     return Diagnosed(findings, reading.notes, reading.facts, fixed)
 

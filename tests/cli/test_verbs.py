@@ -201,7 +201,7 @@ def test_doctor_exits_with_3_for_an_error_and_shows_rows_and_fixes(run, fake):
     assert "error: 2 texts of test are also in train  [leakage]" in ran.out
     assert "drop them (--fix does it)" in ran.out
     assert "1 error, 0 warnings, 0 info" in ran.out
-    assert "next: budwood doctor rows.csv --fix rows-mended.csv" in ran.err
+    assert "next: budwood doctor rows.csv --fix rows-mended.csv --target y --input x" in ran.err
     ran = run("doctor", "rows.csv", "--json")
     assert ran.code == 3
     assert ran.json["findings"][0]["rows"][0] == {"source": "rows.csv", "number": 3}

@@ -11,7 +11,7 @@ from budwood.core.errors import DataError, UsageError
 from budwood.engine.doctor import diagnose
 from budwood.engine.findings import Finding, as_text
 from budwood.engine.label_check import label_errors, similar_names, spelling_variants
-from budwood.engine.mending import mend, write_table
+from budwood.engine.mending import mend, mended_table, write_table
 from budwood.engine.reading import Reading, read_dataset
 from budwood.engine.similarity import nearest, ngram_vectors, normalise
 from budwood.engine.table import Place
@@ -277,6 +277,52 @@ def test_lists_of_labels_are_read_back(tmp_path, suffix):
     rows = [{"text": "one text here", "label": ["a", "b"]}, {"text": "another text here", "label": []}]
     write_table(Dataset.of(rows), tmp_path / f"lists.{suffix}")
     assert list(read_dataset(tmp_path / f"lists.{suffix}").dataset) == rows
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_mended_copy_has_all_columns_of_its_source_under_their_own_names(tmp_path, suffix):
+    rows = [
+        {"id": i, "Ticket Text": text, "queue": label, "agent": f"a{i % 5}", "tags": ["x", "y"][: i % 3]}
+        for i, (text, label) in enumerate([*healthy(), ("one more text", "Bill")])
+    ]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[3]]))
+    options = {"target": "queue", "input": "Ticket Text"}
+    data = read_dataset(path, **options, keep_empty=True)
+    findings = diagnose(data)
+    out = tmp_path / f"mended.{suffix}"
+    write_table(mended_table(data, findings), out)
+    again = read_dataset(out, **options, keep_empty=True)
+    assert again.dataset.rows == mend(data, findings).rows
+    ((table, _),) = again.tables
+    assert table.columns == ("id", "Ticket Text", "queue", "agent", "tags")
+    assert [str(row["id"]) for row in table.rows] == [str(i) for i in range(25)]
+    assert {row["agent"] for row in table.rows} == {f"a{i}" for i in range(5)}
+    assert table.rows[-1]["queue"] == "bill"
+
+
+def test_a_folder_without_common_names_is_mended_into_standard_columns(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, column, start in (("train", "intent", 0), ("test", "label", 100)):
+        lines = [f"{text},{label},{i},s\n" for i, (text, label) in enumerate(healthy(offset=start))]
+        (folder / f"{name}.csv").write_text(f"text,{column},id,split\n" + "".join(lines))
+    data = read_dataset(folder, keep_empty=True)
+    write_table(mended_table(data, []), tmp_path / "out.csv")
+    again = read_dataset(tmp_path / "out.csv", keep_empty=True)
+    assert again.tables[0][0].columns == ("text", "label", "split", "id")
+    assert again.dataset.rows == data.dataset.rows
+
+
+def test_types_that_parquet_cannot_mix_become_texts(tmp_path):
+    rows = [
+        {"text": f"text {i}", "label": "ab"[i % 2], "extra": extra} for i, extra in enumerate([1, "one", None, [2]])
+    ]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_table(mended_table(read_dataset(path, keep_empty=True), []), tmp_path / "out.parquet")
+    ((table, _),) = read_dataset(tmp_path / "out.parquet", keep_empty=True).tables
+    assert [row["extra"] for row in table.rows] == ["1", "one", None, "[2]"]
 
 
 def test_nothing_is_overwritten_and_nothing_half_written(tmp_path):

@@ -15,7 +15,7 @@ from budwood.core.task import Row
 from budwood.engine.findings import Finding
 from budwood.engine.label_check import label_errors, similar_names, spelling_variants
 from budwood.engine.reading import Reading
-from budwood.engine.similarity import Embed, nearest, ngram_vectors, normalise, unit
+from budwood.engine.similarity import Embed, nearest, nearest_before, ngram_vectors, normalise, unit
 from budwood.engine.splits import labels_of
 from budwood.engine.table import Place
 
@@ -27,6 +27,10 @@ IMBALANCE = 20
 """The largest class over the smallest from which accuracy alone misleads."""
 LEAK_GATE = 0.01
 """Share of the test rows that may be leaked before it is an error: more would flatter the score visibly."""
+NEAR_ROWS = 10_000
+"""Different texts that are compared with each other; the time grows with the square: some seconds for this many."""
+NEAR = 0.85
+"""Cosine of character n-grams from which two texts are nearly the same."""
 CHARACTERS_PER_TOKEN = 4
 SEVERITIES = ("error", "warning", "info")
 
@@ -83,6 +87,7 @@ def diagnose(
         *class_sizes(train, merged(labels, variants)),
         *duplicates(everything, variants),
         *conflicts(everything, variants),
+        *near_duplicates(train, variants, near if near is not None and embed is None else NEAR),
         *leakage(train, held, embed, near),
         *unknown_classes(held, labels, variants),
         *too_long(everything, count_tokens, max_tokens),
@@ -182,6 +187,32 @@ def conflicts(part: Part, variants: Mapping[str, str]) -> Iterable[Finding]:
         yield Finding("conflict", "warning", message, part.at(torn), "decide on one label each, or drop them", True)
 
 
+def near_duplicates(part: Part, variants: Mapping[str, str], near: float) -> Iterable[Finding]:
+    """Texts that nearly repeat an earlier one: a split by chance puts them on both sides. Rows with equal texts are not
+    meant, since these are always kept together. Only the first `NEAR_ROWS` different texts are compared."""
+    first: dict[str, int] = {}
+    for index, key in enumerate(part.keys):
+        if key:
+            first.setdefault(key, index)
+    chosen = list(first.values())[:NEAR_ROWS]
+    pairs = nearest_before(ngram_vectors([part.rows[i]["text"] for i in chosen]), near)
+    if not pairs:
+        return
+    labels = [canonical(part.rows[i], variants) for i in chosen]
+    differ = sum(labels[i] != labels[j] for i, j, _ in pairs)
+    i, j, cosine = max(pairs, key=lambda pair: pair[2])
+    example = f"{part.rows[chosen[i]]['text'][:60]!r} and {part.rows[chosen[j]]['text'][:60]!r} ({cosine:.2f})"
+    extent = f"; only the first {NEAR_ROWS:,} of {len(first):,} texts were compared" if len(first) > NEAR_ROWS else ""
+    message = (
+        f"{len(pairs):,} texts nearly repeat an earlier one, by character n-grams, {differ:,} of them under another "
+        f"label; such as {example}{extent}"
+    )
+    rows = part.at(sorted(chosen[row] for row in {i for i, _, _ in pairs} | {j for _, j, _ in pairs}))
+    fix = "look at them: copies with small edits on both sides of a split flatter the score; drop them, or set --group"
+    grave = len(pairs) > LEAK_GATE * len(chosen)
+    yield Finding("near_duplicate", "warning" if grave else "info", message, rows, fix)
+
+
 def canonical(row: Row, variants: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(sorted({variants.get(label, label) for label in labels_of(row)}))
 
@@ -215,7 +246,7 @@ def near_pairs(train: Part, held: Part, embed: Embed | None, near: float | None)
     """(row of held, row of train, cosine) for each row of held that has a near duplicate."""
     texts = [row["text"] for row in (*held.rows, *train.rows)]
     vectors = ngram_vectors(texts) if embed is None else unit(np.asarray(embed(texts)))
-    threshold = near if near is not None else (0.85 if embed is None else 0.95)
+    threshold = near if near is not None else (NEAR if embed is None else 0.95)
     return nearest(vectors[: len(held.rows)], vectors[len(held.rows) :], threshold)
 
 

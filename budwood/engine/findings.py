@@ -15,8 +15,8 @@ Severity = Literal["error", "warning", "info"]
 @dataclass(frozen=True)
 class Finding:
     kind: str
-    """One of: broken_line, empty_text, empty_label, single_class, duplicate, conflict, leakage, near_leakage,
-    rare_class, imbalance, label_spelling, similar_labels, unknown_class, too_long, label_error."""
+    """One of: broken_line, empty_text, empty_label, single_class, duplicate, near_duplicate, conflict, leakage,
+    near_leakage, rare_class, imbalance, label_spelling, similar_labels, unknown_class, too_long, label_error."""
     severity: Severity
     message: str
     rows: tuple[Place, ...] = ()

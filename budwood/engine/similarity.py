@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Embed", "Vectors", "nearest", "ngram_vectors", "normalise"]
+__all__ = ["Embed", "Vectors", "nearest", "nearest_before", "ngram_vectors", "normalise"]
 
 Vectors = NDArray[np.float32]
 """One unit vector a row."""
@@ -66,6 +66,22 @@ def nearest(rows: Vectors, others: Vectors, threshold: float) -> list[tuple[int,
         return pairs
     for start in range(0, len(rows), BLOCK):
         similar = rows[start : start + BLOCK] @ others.T
+        best = similar.argmax(axis=1)
+        cosine = similar[np.arange(len(best)), best]
+        pairs += [(start + int(i), int(best[i]), float(cosine[i])) for i in np.flatnonzero(cosine >= threshold)]
+    return pairs
+
+
+def nearest_before(rows: Vectors, threshold: float) -> list[tuple[int, int, float]]:
+    """For each row whose most similar earlier row reaches the threshold: (row, that row, cosine).
+
+    Time grows with the square of the rows; memory is one block of similarities, `BLOCK` times the rows.
+    """
+    pairs: list[tuple[int, int, float]] = []
+    for start in range(0, len(rows), BLOCK):
+        block = rows[start : start + BLOCK]
+        similar = block @ rows[: start + len(block)].T
+        similar[:, start:][np.triu_indices(len(block))] = -1.0  # itself and what comes after
         best = similar.argmax(axis=1)
         cosine = similar[np.arange(len(best)), best]
         pairs += [(start + int(i), int(best[i]), float(cosine[i])) for i in np.flatnonzero(cosine >= threshold)]

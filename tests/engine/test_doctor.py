@@ -8,12 +8,13 @@ import pytest
 
 from budwood.core.dataset import Dataset
 from budwood.core.errors import DataError, UsageError
+from budwood.engine import doctor, similarity
 from budwood.engine.doctor import diagnose
 from budwood.engine.findings import Finding, as_text
 from budwood.engine.label_check import label_errors, similar_names, spelling_variants
 from budwood.engine.mending import mend, mended_table, write_table
 from budwood.engine.reading import Reading, read_dataset
-from budwood.engine.similarity import nearest, ngram_vectors, normalise
+from budwood.engine.similarity import nearest, nearest_before, ngram_vectors, normalise
 from budwood.engine.table import Place
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "text"
@@ -74,6 +75,34 @@ def test_duplicates_keep_the_first():
     found = by_kind(diagnose(data))
     assert lines(found["duplicate"]) == [26, 27, 28]
     assert mend(data, found.values()).rows == data.dataset.rows[:24]
+
+
+def test_near_duplicates_inside_the_rows_are_found_and_left_alone(monkeypatch):
+    pairs = healthy()
+    data = reading([*pairs, (pairs[5][0] + "!", pairs[5][1]), (pairs[9][0] + " now", "bill"), pairs[0]])
+    found = by_kind(diagnose(data))
+    assert lines(found["near_duplicate"]) == [7, 11, 26, 27]
+    assert "2 texts nearly repeat an earlier one" in found["near_duplicate"].message
+    assert "1 of them under another label" in found["near_duplicate"].message
+    assert (found["near_duplicate"].severity, found["near_duplicate"].fixable) == ("warning", False)
+    assert len(mend(data, found.values())) == 26
+    monkeypatch.setattr(doctor, "NEAR_ROWS", 25)
+    found = by_kind(diagnose(data))
+    assert lines(found["near_duplicate"]) == [7, 26]
+    assert "only the first 25 of 26 texts were compared" in found["near_duplicate"].message
+
+
+def test_the_nearest_earlier_row_is_found_across_blocks(monkeypatch):
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(40, 16)).astype(np.float32)
+    vectors[31] = vectors[4] + 0.01
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    similar = np.tril(vectors @ vectors.T, -1)
+    expected = [(i, int(similar[i].argmax())) for i in range(40) if similar[i].max() >= 0.5]
+    for block in (1, 7, 64):
+        monkeypatch.setattr(similarity, "BLOCK", block)
+        assert [pair[:2] for pair in nearest_before(vectors, 0.5)] == expected
+    assert (31, 4) in expected
 
 
 def test_conflicts_list_all_rows_of_the_text_and_are_dropped():

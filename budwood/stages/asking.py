@@ -26,7 +26,10 @@ __all__ = ["answers", "compare_models", "evaluate_model", "export_model"]
 
 SEEN = "rows_seen_in_training"
 CHUNK = 1024
-"""Rows that are held at a time, so that a table of any length can be answered."""
+"""Rows that are answered at a time, so that answers come before the last row is done and are not held together.
+
+The table itself is held: all its inputs are read and checked before the first answer.
+"""
 
 
 def evaluate_model(entry: Entry, data: Path | str, target: str | None, input: str | None, store: Store) -> Evaluated:

@@ -1,0 +1,244 @@
+"""How a text is written token by token: choosing each token, turning tokens into text, and knowing when to stop.
+
+The serving half of text generation: numpy only. `engine/generator.py` runs the model, with a `Writer` for each text.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from budwood.core.errors import UsageError
+
+__all__ = ["Detokenizer", "Finish", "Piece", "Sampling", "StopStrings", "Writer", "choose", "cut_at"]
+
+Finish = Literal["stop", "length", "deadline", "cancelled"]
+"""Why a text ended: its end token or a stop string, its limit of tokens, the caller's clock, or the caller."""
+Decode = Callable[[Sequence[int]], str]
+"""Token ids to text, special tokens left out."""
+
+REPLACEMENT = "\ufffd"
+"""What a tokenizer gives for bytes that are not, or not yet, a character."""
+CONTEXT = 6
+"""Tokens of the prompt that are decoded with the first new ones: some tokenizers strip a text's first space."""
+HEAD = 1024
+"""Likeliest tokens that nearly always hold `top_p` of the probability; sorting them is cheaper than sorting all."""
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 1_000
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen and when a text ends. The defaults are those of every verb and of the API.
+
+    Raises:
+        UsageError: a value makes no sense; `where` is the field's name.
+    """
+
+    max_tokens: int = 256
+    """New tokens at most."""
+    min_tokens: int = 0
+    """The end token is not chosen before so many."""
+    temperature: float = 0.7
+    """0 always takes the likeliest token."""
+    top_k: int = 0
+    """Choose among so many of the likeliest tokens; 0 for all."""
+    top_p: float = 0.0
+    """Choose among the fewest tokens that hold this share of the probability (Holtzman et al. 2020); 0 or 1 for all."""
+    repetition_penalty: float = 1.0
+    """Tokens that occurred lose by this factor (Keskar et al. 2019); 1 for none."""
+    stop: tuple[str, ...] = ()
+    """The text ends before the first of these."""
+    seed: int = 0
+    """Equal seeds give equal texts; sample number i draws from its own stream (seed, i)."""
+
+    def __post_init__(self) -> None:
+        whole(self.max_tokens, "max_tokens", 1, 1_000_000)
+        whole(self.min_tokens, "min_tokens", 0, self.max_tokens)
+        whole(self.top_k, "top_k", 0, 10_000_000)
+        whole(self.seed, "seed", 0, 2**63 - 1)
+        number(self.temperature, "temperature", 0.0, 100.0)
+        number(self.top_p, "top_p", 0.0, 1.0)
+        number(self.repetition_penalty, "repetition_penalty", 0.01, 100.0)
+        if len(self.stop) > MAX_STOPS or not all(
+            isinstance(text, str) and 0 < len(text) <= MAX_STOP_CHARACTERS for text in self.stop
+        ):
+            raise UsageError(
+                f"stop takes up to {MAX_STOPS} texts of 1 to {MAX_STOP_CHARACTERS} characters", where="stop"
+            )
+
+
+def whole(value: object, name: str, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise UsageError(f"{name} is {value!r}", where=name, fix=f"give a whole number from {least} to {most}")
+
+
+def number(value: object, name: str, least: float, most: float) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+        raise UsageError(f"{name} is {value!r}", where=name, fix=f"give a number from {least:g} to {most:g}")
+
+
+def choose(
+    logits: NDArray[np.floating],
+    options: Sampling,
+    random: np.random.Generator,
+    seen: NDArray[np.int64],
+    forbidden: Sequence[int] = (),
+) -> int:
+    """The next token from the logits of the vocabulary, shape (tokens,). `seen` are the ids that occurred.
+
+    In order: repetition penalty, forbidden tokens, temperature, top_k, top_p. Candidates are drawn in the order of
+    their ids, so that a rounding difference between two machines hardly ever changes the draw.
+    """
+    scores = logits.astype(np.float64)
+    if options.repetition_penalty != 1.0 and len(seen):
+        past = scores[seen]
+        scores[seen] = np.where(past > 0, past / options.repetition_penalty, past * options.repetition_penalty)
+    scores[list(forbidden)] = -np.inf
+    if options.temperature == 0 or options.top_k == 1:
+        return int(scores.argmax())
+    kept = np.arange(len(scores))
+    if 0 < options.top_k < len(scores):
+        kept = np.sort(np.argpartition(-scores, options.top_k - 1)[: options.top_k])
+    weights = np.exp((scores[kept] - scores[kept].max()) / options.temperature)
+    weights /= weights.sum()
+    if 0.0 < options.top_p < 1.0:
+        nucleus = np.sort(likeliest(weights, options.top_p))
+        kept, weights = kept[nucleus], weights[nucleus]
+    total = np.cumsum(weights)
+    return int(kept[min(int(np.searchsorted(total, random.random() * total[-1], side="right")), len(kept) - 1)])
+
+
+def likeliest(weights: NDArray[np.float64], share: float) -> NDArray[np.int64]:
+    """The fewest indices whose weights sum to `share`, the heaviest first; at least one."""
+    for size in (HEAD, len(weights)):
+        order = np.argpartition(-weights, size - 1)[:size] if size < len(weights) else np.arange(len(weights))
+        order = order[np.argsort(-weights[order], kind="stable")]
+        sums = np.cumsum(weights[order])
+        if sums[-1] >= share or len(order) == len(weights):
+            break
+    return order[: int(np.searchsorted(sums, share)) + 1]
+
+
+class Detokenizer:
+    """Tokens to text, piece by piece. A piece is held back until its last character is whole."""
+
+    def __init__(self, decode: Decode, prompt: Sequence[int]) -> None:
+        self.decode = decode
+        self.ids = list(prompt[-CONTEXT:])
+        self.start, self.given = 0, len(self.ids)
+
+    def push(self, token: int) -> str:
+        """The text that this token completes, often empty for parts of a character."""
+        self.ids.append(token)
+        return self.take(final=False)
+
+    def flush(self) -> str:
+        """What is left at the end; bytes that never became a character are shown as a replacement character."""
+        return self.take(final=True)
+
+    def take(self, *, final: bool) -> str:
+        before = self.decode(self.ids[self.start : self.given])
+        after = self.decode(self.ids[self.start :])
+        if len(after) <= len(before) or (after.endswith(REPLACEMENT) and not final):
+            return ""
+        # Only the tokens of the last piece are decoded again next time, so a long text costs no more than a short one.
+        self.start, self.given = self.given, len(self.ids)
+        return after[len(before) :]
+
+
+class StopStrings:
+    """Lets text through up to the first stop string, and holds back what may be the beginning of one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.stops = tuple(stops)
+        self.held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """The text that is safe to show, and whether a stop string was met.
+
+        Of several stop strings the one that ends first counts, so the pieces in which the text comes change nothing.
+        """
+        self.held += text
+        ends = [(at + len(stop), at) for stop in self.stops if (at := self.held.find(stop)) >= 0]
+        if ends:
+            return self.held[: min(ends)[1]], True
+        keep = max((overlap(self.held, stop) for stop in self.stops), default=0)
+        shown = self.held[: len(self.held) - keep]
+        self.held = self.held[len(self.held) - keep :]
+        return shown, False
+
+    def flush(self) -> str:
+        rest, self.held = self.held, ""
+        return rest
+
+
+def overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that is a beginning of `stop`, `stop` itself not counted."""
+    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of one text as it is written. `finish` is set on the last piece of a text, which may be empty."""
+
+    index: int
+    """The number of the text among those asked for."""
+    text: str
+    tokens: int
+    """New tokens of this text so far."""
+    finish: Finish | None = None
+
+
+class Writer:
+    """One text that is being written: chooses its tokens, gives its pieces, knows when it has ended."""
+
+    def __init__(
+        self, index: int, prompt: Sequence[int], options: Sampling, decode: Decode, ends: Sequence[int], stream: int = 0
+    ) -> None:
+        """`ends` are the ids of end tokens, `stream` is the sample's number among those that share prompt and seed."""
+        self.index, self.options, self.ends = index, options, tuple(ends)
+        self.ids = list(prompt)
+        self.prompt_tokens = len(self.ids)
+        self.seen = np.unique(np.asarray(self.ids, np.int64))
+        self.random = np.random.default_rng([options.seed, stream])
+        self.text = Detokenizer(decode, prompt)
+        self.stops = StopStrings(options.stop)
+        self.finish: Finish | None = None
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids) - self.prompt_tokens
+
+    def take(self, logits: NDArray[np.floating]) -> Piece:
+        """Choose the next token. The piece may be empty; its `finish` says whether the text has ended."""
+        forbidden = self.ends if self.tokens < self.options.min_tokens else ()
+        token = choose(logits, self.options, self.random, self.seen, forbidden)
+        if token in self.ends:
+            return self.end("stop")
+        self.ids.append(token)
+        if self.options.repetition_penalty != 1.0:
+            self.seen = np.union1d(self.seen, [token])
+        shown, stopped = self.stops.push(self.text.push(token))
+        if stopped:
+            self.finish = "stop"
+        elif self.tokens >= self.options.max_tokens:
+            return self.end("length", shown)
+        return Piece(self.index, shown, self.tokens, self.finish)
+
+    def end(self, finish: Finish, before: str = "") -> Piece:
+        """The last piece, with all that was held back."""
+        shown, stopped = self.stops.push(self.text.flush())
+        self.finish = "stop" if stopped else finish
+        return Piece(self.index, before + shown + ("" if stopped else self.stops.flush()), self.tokens, self.finish)
+
+
+def cut_at(text: str, truncate: str | re.Pattern[str] | None) -> str:
+    """The text before the first match of a pattern, or before a plain string; all of it when there is none."""
+    if truncate is None:
+        return text
+    found = (re.compile(re.escape(truncate)) if isinstance(truncate, str) else truncate).search(text)
+    return text[: found.start()] if found else text

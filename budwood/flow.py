@@ -102,7 +102,7 @@ def predict(
     top: int = 3,
     store: Path | str | None = None,
 ) -> Iterator[Mapping[str, Any]]:
-    """Answer inputs (texts, or request objects) and the rows of a table, one answer each, in their order."""
+    """Answer inputs (texts, paths of images, or request objects) and the rows of a table or folder, in their order."""
     from budwood.stages.asking import answers
 
     return answers(Store.default(store).resolve(model), inputs, file, input, top)

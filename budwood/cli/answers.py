@@ -15,26 +15,30 @@ __all__ = ["Part", "sources", "write"]
 
 
 class Part(NamedTuple):
-    """Inputs that are answered together: texts, or a table."""
+    """Inputs that are answered together: texts and images, or a table."""
 
-    texts: Sequence[str]
+    texts: Sequence[str | Path]
     table: Path | None
 
 
 def sources(arguments: Sequence[str], file: Path | None, note: Callable[[str], None]) -> list[Part]:
-    """The arguments and `--file` as parts in their order; neighbouring texts share a part.
+    """The arguments and `--file` as parts in their order; neighbouring texts and images share a part.
 
-    An argument that is the path of a file is read: .txt as one text a line, anything else as a table. `-` is
-    standard input, one text a line.
+    An argument that is the path of a file is read: .txt as one text a line, images as they are, anything else as a
+    table. `-` is standard input, one text a line.
     """
+    from budwood.engine.images import SUFFIXES
+
     parts: list[Part] = []
     given: list[str | Path] = [*arguments, *([file] if file is not None else [])]
     for argument in given:
-        table = table_of(argument)
+        path = argument if isinstance(argument, Path) else existing(argument)
+        image = path is not None and path.suffix.lower() in SUFFIXES and path.is_file()
+        table = None if image else table_of(argument)
         if table is not None:
             parts.append(Part((), table))
             continue
-        texts = texts_of(argument, note)
+        texts: list[str | Path] = [path] if image and path is not None else [*texts_of(argument, note)]
         if parts and parts[-1].table is None:
             texts = [*parts.pop().texts, *texts]
         if texts:

@@ -1,4 +1,4 @@
-"""`budwood predict`: answers for texts on the command line, in files, in tables or from standard input."""
+"""`budwood predict`: answers for texts and images on the command line, in files, in tables or from standard input."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,10 +19,11 @@ def predict(
     model: Model,
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TEXT|FILE", help="Texts, tables, .txt files with a text a line, or - for stdin."),
+        typer.Argument(metavar="TEXT|FILE", help="Texts, images, tables, .txt files of a text a line, or - for stdin."),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(metavar="TABLE|DIR", help="A table or a folder of tables; a label column is ignored.")
+        Path | None,
+        typer.Option(metavar="TABLE|DIR", help="A table, or a folder of tables or images; no labels needed."),
     ] = None,
     input: Input = None,
     out: Annotated[
@@ -32,7 +33,7 @@ def predict(
     store: Store = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a row on standard output.")] = False,
 ) -> None:
-    """Answer texts and the rows of tables, in their order."""
+    """Answer texts, images and tables, in their order."""
     with Screen(json, f"predict: opening {model}") as screen:
         from budwood import flow
         from budwood.cli.answers import sources, write
@@ -57,12 +58,15 @@ def predict(
 
 
 def show(screen: Screen, answers: "Iterable[Mapping[str, Any]]") -> None:
-    """A line an answer: the label, how sure the model is, and the text."""
+    """A line an answer: the label, how sure the model is, and the input."""
     for answer in answers:
+        if "error" in answer:
+            screen.note(f"no answer: {answer['error']}")
+            continue
         names = answer["labels"] if "labels" in answer else [answer["label"]]
         score = answer.get("score")
         sure = "" if score is None else f"{100 * score:5.1f} %  "
         truncated = "  (cut)" if answer.get("truncated") else ""
-        text = " ".join(str(answer.get("text", "")).split())
+        text = " ".join(str(answer.get("text", answer.get("image", ""))).split())
         shown = text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
         screen.line(f"{', '.join(names) or '(none)':<24} {sure}{shown}{truncated}")

@@ -65,6 +65,11 @@ class Task(ABC):
     def parse(self, item: object) -> Row:
         """Check one request item and return it as a row. Raises DataError whose `where` is the field's name."""
 
+    @classmethod
+    def typed(cls, argument: str) -> Any:
+        """What an argument of the command line means in the main field; a task that reads files makes it a path."""
+        return argument
+
     def item(self, row: Row) -> dict[str, Any]:
         """A request item that `parse` takes, ready for JSON, standing for this row."""
         return {field: row[field] for field in self.inputs}

@@ -103,6 +103,8 @@ def answers(
 ) -> Iterator[Mapping[str, Any]]:
     """Answers in the order of the inputs. Every input is checked before the first answer is given.
 
+    What shows only when a file is decoded stops nothing: its answer is `{"error": …}`.
+
     Raises:
         UsageError: there is nothing to answer. DataError: an input is not what the task takes.
     """
@@ -111,15 +113,21 @@ def answers(
     task = task_of(entry.bundle)
     rows = [checked(task, item, f"input {i}") for i, item in enumerate(inputs, 1)]
     if file is not None:
-        rows += [checked(task, dict(row), f"{file}, row {i}") for i, row in enumerate(read_inputs(file, input), 1)]
+        rows += [checked(task, row, f"{file}, row {i}") for i, row in enumerate(read_inputs(file, input), 1)]
     if not rows:
         raise UsageError("there is nothing to answer", fix='budwood predict MODEL "a text", or --file TABLE')
     return chunked(entry.bundle, rows, top)
 
 
 def checked(task: Task, item: Any, where: str) -> Row:
+    """An argument, a path, or an object with the task's fields, as a row."""
+    main = task.inputs[0]
+    if isinstance(item, str | Path):
+        item = {main: item}
+    if isinstance(item, Mapping) and isinstance(item.get(main), str):
+        item = {**item, main: task.typed(item[main])}
     try:
-        return task.parse({task.inputs[0]: item} if isinstance(item, str) else item)
+        return task.parse(item)
     except DataError as error:
         raise DataError(error.cause, where=f"{where}: {error.where}", fix=error.fix) from error
 
@@ -128,8 +136,20 @@ def chunked(bundle: Bundle, rows: Sequence[Row], top: int) -> Iterator[Mapping[s
     remaining = iter(rows)
     with closing(Predictor.open(bundle)) as predictor:
         while chunk := list(islice(remaining, CHUNK)):
-            for row, answer in zip(chunk, predictor.predict_all(chunk, top=top), strict=True):
-                yield {**row, **answer}
+            for row, answer in zip(chunk, tolerant(predictor, chunk, top), strict=True):
+                shown = {name: value for name, value in row.items() if not isinstance(value, bytes)}
+                yield {**shown, **answer}
+
+
+def tolerant(predictor: Predictor, rows: Sequence[Row], top: int) -> Sequence[Mapping[str, Any]]:
+    """Answers; where an input turns out to be broken, it alone has no answer."""
+    try:
+        return predictor.predict_all(rows, top=top)
+    except DataError as error:
+        if len(rows) == 1:
+            return [{"error": f"{error.cause} ({error.where})" if error.where else error.cause}]
+    half = len(rows) // 2
+    return [*tolerant(predictor, rows[:half], top), *tolerant(predictor, rows[half:], top)]
 
 
 def compare_models(

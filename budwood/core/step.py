@@ -59,6 +59,8 @@ class Step(ABC):
     """The formats that the parent must have: `torch`, `onnx`, `onnx-int8`."""
     gives: ClassVar[frozenset[str]]
     """The formats that the child has."""
+    tasks: ClassVar[frozenset[str]] = frozenset()
+    """The tasks that it is for; empty for any."""
 
     @abstractmethod
     def apply(self, parent: Bundle, context: Context) -> Bundle:

@@ -1,0 +1,69 @@
+"""Metrics against scikit-learn and against values that are known by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from budwood.engine import molecule_metrics as metrics
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ranking_metrics_are_those_of_scikit_learn(seed: int) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, 2, 200)
+    scores = (random.normal(size=200) + truth).round(1)  # with ties
+    assert metrics.roc_auc(scores, truth) == pytest.approx(sklearn.roc_auc_score(truth, scores))
+    assert metrics.average_precision(scores, truth) == pytest.approx(sklearn.average_precision_score(truth, scores))
+    low, high = metrics.roc_auc_interval(scores, truth)
+    assert low < metrics.roc_auc(scores, truth) < high
+
+
+def test_delong_intervals_hold_the_true_area_in_95_of_100_samples() -> None:
+    random = np.random.default_rng(0)
+    truth = np.repeat([0, 1], [90, 30])
+    true_area = 0.5 * (1 + math.erf(1 / 2))  # two normals whose means differ by 1
+    held = 0
+    for _ in range(300):
+        low, high = metrics.roc_auc_interval(random.normal(size=120) + truth, truth)
+        held += low <= true_area <= high
+    assert 0.92 <= held / 300 <= 0.98
+
+
+def test_one_class_alone_has_no_area() -> None:
+    assert math.isnan(metrics.roc_auc([0.1, 0.2], [1, 1]))
+    assert metrics.roc_auc_interval([0.1, 0.2], [1, 1]) == (0.0, 1.0)
+    assert set(metrics.ranking_metrics([0.1, 0.2], [1, 1])) == {"brier"}
+    assert math.isnan(metrics.enrichment([0.1], [0]))
+    assert math.isnan(metrics.bedroc([0.1], [0]))
+
+
+def test_enrichment_counts_the_best_hundredth() -> None:
+    truth = np.zeros(1000)
+    truth[:20] = 1
+    scores = -np.arange(1000.0)
+    assert metrics.enrichment(scores, truth) == pytest.approx(50.0)
+    assert metrics.enrichment(-scores, truth) == 0.0
+    assert metrics.enrichment(np.zeros(1000), truth) == pytest.approx(1.0), "ties count as expected"
+
+
+def test_bedroc_is_1_for_a_perfect_list_0_for_the_worst_and_that_of_rdkit() -> None:
+    truth = np.zeros(500)
+    truth[:25] = 1
+    scores = -np.arange(500.0)
+    assert metrics.bedroc(scores, truth) == pytest.approx(1.0, abs=1e-6)
+    assert metrics.bedroc(-scores, truth) == pytest.approx(0.0, abs=1e-6)
+    scoring = pytest.importorskip("rdkit.ML.Scoring.Scoring", reason="molecules need the extra chem")
+    order = np.random.default_rng(1).permutation(500)
+    expected = scoring.CalcBEDROC([[int(item)] for item in truth[order]], 0, 20.0)
+    assert metrics.bedroc(scores, truth[order]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_regression_metrics_by_hand() -> None:
+    found = metrics.regression_metrics([1.0, 2.0, 4.0], [1.0, 3.0, 4.0])
+    assert found["rmse"] == pytest.approx((1 / 3) ** 0.5)
+    assert found["mae"] == pytest.approx(1 / 3)
+    assert found["spearman"] == pytest.approx(1.0)
+    assert found["r2"] == pytest.approx(1 - (1 / 3) / np.var([1, 3, 4]))
+    assert set(metrics.regression_metrics([1.0], [2.0])) == {"rmse", "mae"}

@@ -1,0 +1,141 @@
+"""The torch side of an image classifier: any transformers model for it, with its last linear layer taken out as `head`.
+
+On disk it stays an ordinary transformers directory whose own classifier is that head. Import only inside functions.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from budwood.core.errors import BundleError
+from budwood.engine.transformers_import import quiet_transformers
+
+__all__ = ["ImageClassifier", "load_classifier", "load_network", "save_classifier"]
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+OPEN = 17.0
+"""From here on a sigmoid is 1.0 in float32."""
+
+
+class ImageClassifier(nn.Module):
+    """A network and a linear head. Input: float32 of shape (batch, 3, height, width).
+
+    Gives `logits` (batch, labels) and `embedding` (batch, width), what the head reads. BatchNorm statistics stay still
+    in training: small batches would blur what millions of images have set.
+    """
+
+    inputs = ("pixel_values",)
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.place = last_linear(network)
+        self.head: nn.Linear = network.get_submodule(self.place)
+        self.encoder = network
+        self.encoder.set_submodule(self.place, nn.Identity())
+        self.idle = take_out_idle_gates(self.encoder)
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        embedding: Tensor = self.encoder(pixel_values=pixel_values).logits
+        return {"logits": self.head(embedding), "embedding": embedding}
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, NORMS):
+                module.eval()
+        return self
+
+
+def last_linear(network: Any) -> str:
+    """The name of the one linear layer that gives the logits.
+
+    Raises:
+        BundleError: the network ends in another way, or in two such layers.
+    """
+    wanted, body = int(network.config.num_labels), f"{network.base_model_prefix}."
+    found = [
+        str(name)
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == wanted and not name.startswith(body)
+    ]
+    if len(found) != 1:
+        raise BundleError(
+            f"{type(network).__name__} does not end in one linear layer",
+            where="config.json",
+            fix="pass another base, such as EfficientNet, ResNet, ConvNeXt or ViT",
+        )
+    return found[0]
+
+
+def take_out_idle_gates(network: nn.Module) -> dict[str, nn.Module]:
+    """Replace squeeze-and-excite gates that are always open by nothing, and return them by name for saving.
+
+    EfficientNet-Lite has no such gates, and transformers' EfficientNet has one in each block. A gate whose last weights
+    are zero and whose bias is large multiplies by exactly 1, and no gradient reaches it.
+    """
+    idle = {name: module for name, module in network.named_modules() if is_idle(module)}
+    for name in idle:
+        network.set_submodule(name, nn.Identity())
+    return idle
+
+
+def is_idle(module: nn.Module) -> bool:
+    if type(module).__name__ != "EfficientNetSqueezeExciteLayer":
+        return False
+    gate: Any = module.get_submodule("expand")
+    return not bool(gate.weight.detach().any()) and bool((gate.bias.detach() >= OPEN).all())
+
+
+def load_network(folder: Path, attention: str | None = None) -> Any:
+    """The transformers model of a folder in float32, in evaluation mode. No code of the folder runs.
+
+    Raises:
+        BundleError: the folder holds no model for image classification, or transformers cannot load it.
+    """
+    transformers = quiet_transformers()
+    try:
+        model = transformers.AutoModelForImageClassification.from_pretrained(
+            str(folder),
+            dtype=torch.float32,
+            attn_implementation=attention,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:  # each model's code in transformers raises its own kinds
+        raise BundleError(
+            f"transformers cannot load the image classifier: {str(error).splitlines()[0]}",
+            where=str(folder),
+            fix="pass a folder that AutoModelForImageClassification loads",
+        ) from error
+    return model.eval()
+
+
+def load_classifier(folder: Path, labels: Sequence[str], attention: str | None = None) -> ImageClassifier:
+    """The classifier of a folder. Its head is kept when it was made for the same labels; else every label is equal."""
+    network = load_network(folder, attention)
+    known = [name for _, name in sorted(network.config.id2label.items())]
+    model = ImageClassifier(network)
+    if known != list(labels):
+        model.head = nn.Linear(model.head.in_features, len(labels))
+        nn.init.zeros_(model.head.weight)
+        nn.init.zeros_(model.head.bias)
+    return model.eval()
+
+
+def save_classifier(model: ImageClassifier, folder: Path, labels: Sequence[str]) -> None:
+    """Write an ordinary transformers directory: the head is the network's own classifier, with its labels' names."""
+    network = model.encoder
+    network.config.id2label = dict(enumerate(labels))
+    network.config.label2id = {name: number for number, name in enumerate(labels)}
+    removed = {**model.idle, model.place: model.head}
+    for name, module in removed.items():
+        network.set_submodule(name, module)
+    try:
+        network.save_pretrained(str(folder))
+    finally:
+        for name in removed:
+            network.set_submodule(name, nn.Identity())

@@ -1,0 +1,131 @@
+"""Adapting to molecules: the fingerprint model first, then a SMILES transformer and the mean of both; the better ships.
+
+The same decisions as for texts, by a score that small sets can decide: see `MoleculeProperty.quality`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from budwood.core import registry
+from budwood.core.bundle import Bundle
+from budwood.core.dataset import Dataset, Splits
+from budwood.core.errors import UsageError
+from budwood.core.step import Step
+from budwood.core.task import Row
+from budwood.engine.predictor import Predictor
+from budwood.engine.statistics import Comparison, better
+
+__all__ = ["BASELINE", "METHODS", "Chosen", "learn"]
+
+BASELINE = "fingerprint"
+METHODS = ("auto", BASELINE, "smiles", "average")
+CHAINS: Mapping[str, tuple[str, ...]] = {
+    BASELINE: ("fingerprint",),
+    "smiles": ("smiles",),
+    "average": ("smiles", "average"),
+}
+"""Each method's steps in `steps/adapt/`, starting at the base."""
+MOST_ROWS = 20_000
+"""Labels above which `auto` does not try the transformer: on two cores it would take hours."""
+SURE = 0.1
+"""p value below which another model is taken instead of the baseline, which answers twenty times faster."""
+
+Make = Callable[[Splits, tuple[Step, ...]], Bundle]
+"""The bundle of a chain of steps from the base on these rows, made once: `adapting.Bench.make`."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What `learn` found: the model to ship, the baseline, and why."""
+
+    method: str
+    why: str
+    model: Bundle
+    baseline: Bundle
+    calibration: dict[str, float]
+    tried: dict[str, float]
+    """The mean quality of each method on the validation molecules."""
+
+
+def learn(make: Make, splits: Splits, *, method: str = "auto", say: Callable[[str], None] = print) -> Chosen:
+    """Try the methods on the validation molecules, fit the better one on train and validation rows, guard it by test.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    if method not in METHODS:
+        raise UsageError(f"no method {method!r} for molecules", where="--method", fix=f"one of: {', '.join(METHODS)}")
+    names = wanted(method, splits)
+    trial = {name: make(splits, chain(name, {})) for name in names}
+    scores = {name: quality(bundle, splits.validation.rows) for name, bundle in trial.items()}
+    chosen, why = decide(scores, asked=None if method == "auto" else method)
+    say(f"method={chosen}  # {why}")
+    merged = replace(
+        splits,
+        train=Dataset((*splits.train.rows, *splits.validation.rows), splits.train.sources),
+        validation=Dataset((), splits.validation.sources),
+    )
+    epochs = best_epochs(trial.get("smiles") or trial.get("average"))
+    final = {name: make(merged, chain(name, epochs)) for name in {BASELINE, chosen}}
+    if chosen != BASELINE and method == "auto":
+        found = better(quality(final[BASELINE], splits.test.rows), quality(final[chosen], splits.test.rows))
+        why = f"{why}; {describe(chosen, found, 'test molecules')}"
+        if found.difference < 0 and found.significant:
+            chosen, why = BASELINE, f"{why}, so the baseline is shipped"
+    fitted = final[chosen].manifest.calibration or trial[chosen].manifest.calibration
+    means = {name: round(float(values.mean()), 5) for name, values in scores.items()}
+    return Chosen(chosen, why, final[chosen], final[BASELINE], dict(fitted), means)
+
+
+def wanted(method: str, splits: Splits) -> tuple[str, ...]:
+    if method in (BASELINE, "auto") and (method == BASELINE or len(splits.train) > MOST_ROWS):
+        return (BASELINE,)
+    return (BASELINE, "smiles", "average") if method == "auto" else (BASELINE, method)
+
+
+def chain(name: str, epochs: Mapping[str, int]) -> tuple[Step, ...]:
+    """The steps of a method; the transformer trains for so many epochs, where they are known."""
+    steps: list[Any] = [registry.get("steps/adapt", step)() for step in CHAINS[name]]
+    return tuple(replace(step, **epochs) if step.name == "adapt.smiles" else step for step in steps)
+
+
+def quality(bundle: Bundle, rows: Sequence[Row]) -> NDArray[np.float64]:
+    """How good the answer to each row is, in [0, 1], by the task's proper score."""
+    with closing(Predictor.open(bundle)) as predictor:
+        task: Any = predictor.task
+        found: NDArray[np.float64] = task.quality(predictor.predict_all(rows), rows)
+    return found
+
+
+def decide(scores: Mapping[str, NDArray[np.float64]], *, asked: str | None) -> tuple[str, str]:
+    """The method to ship, and the reason. Another than the baseline has to be better, not only as good."""
+    if asked is not None:
+        return asked, "asked for"
+    if len(scores) == 1:
+        return BASELINE, f"more than {MOST_ROWS:,} molecules: the transformer would take hours"
+    chosen, reasons = BASELINE, []
+    for name in sorted(set(scores) - {BASELINE}, key=lambda name: -scores[name].mean()):
+        found = better(scores[BASELINE], scores[name])
+        reasons.append(describe(name, found, "held-out molecules"))
+        if chosen == BASELINE and found.difference > 0 and found.p < SURE:
+            chosen = name
+    kept = "; so the baseline is kept" if chosen == BASELINE else ""
+    return chosen, "; ".join(reasons) + kept
+
+
+def describe(method: str, found: Comparison, where: str) -> str:
+    points = f"{100 * found.difference:+.1f} points [{100 * found.ci[0]:+.1f}, {100 * found.ci[1]:+.1f}]"
+    return f"{method} {points} of quality against {BASELINE} on {found.n:,} {where} (p={found.p:.2g})"
+
+
+def best_epochs(bundle: Bundle | None) -> dict[str, int]:
+    """How many epochs were best on the validation molecules, for the fit on all rows."""
+    history = bundle.manifest.report.get("history") if bundle is not None else None
+    if not history:
+        return {}
+    return {"epochs": max(range(len(history)), key=lambda i: history[i][1]) + 1}

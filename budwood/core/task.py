@@ -47,6 +47,10 @@ class Task(ABC):
     """The Hugging Face pipeline tag for the model card."""
     preprocessing: ClassVar[tuple[str, ...]]
     """The files that `encoder` reads; each step carries them over unchanged."""
+    files: ClassVar[tuple[str, ...]] = ()
+    """The kinds of files that the main field takes as bytes (`("image/*",)`); none for a task that reads texts."""
+    request_bytes: ClassVar[int] = 1 << 20
+    """The longest request body that a server should take for it."""
     default_base: ClassVar[str]
     """The entry of `bases.toml` that `--base auto` takes."""
 

@@ -69,31 +69,37 @@ class Request:
         Raises:
             HttpError: 415 for another type or any content encoding, 413 for too many bytes.
         """
-        headers = self.headers
-        kind = headers.get(b"content-type", b"")
+        kind = self.headers.get(b"content-type", b"")
         if kind != b"application/json" and not JSON_TYPE.fullmatch(kind):
             raise HttpError(415, "send content-type: application/json", headers=((b"accept", b"application/json"),))
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise HttpError(415, "send the body without content-encoding", headers=((b"accept-encoding", b"identity"),))
-        declared = headers.get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared[:20]) > limits.body_bytes:
-            raise too_large(limits)
         return await self.body(limits)
 
     async def body(self, limits: Limits) -> bytes:
-        """The whole body. Raises HttpError 413 as soon as it is too long, Disconnected when the client goes."""
+        """The whole body.
+
+        Raises:
+            HttpError: 415 for any content encoding, 413 as soon as the body is longer than the limit, or the task's.
+            Disconnected: the client went away.
+        """
+        headers = self.headers
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise HttpError(415, "send the body without content-encoding", headers=((b"accept-encoding", b"identity"),))
+        longest = max(limits.body_bytes, self.model.task.request_bytes)
+        declared = headers.get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared[:20]) > longest:
+            raise too_large(longest)
         message = await self.receive()
-        body: bytes = message.get("body", b"")
-        while message["type"] == "http.request" and message.get("more_body", False):
-            if len(body) > limits.body_bytes:
-                raise too_large(limits)
+        parts: list[bytes] = [message.get("body", b"")]
+        size = len(parts[0])
+        while message["type"] == "http.request" and message.get("more_body", False) and size <= longest:
             message = await self.receive()
-            body += message.get("body", b"")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
         if message["type"] == "http.disconnect":
             raise Disconnected
-        if len(body) > limits.body_bytes:
-            raise too_large(limits)
-        return body
+        if size > longest:
+            raise too_large(longest)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class Disconnected(Exception):
@@ -104,8 +110,8 @@ SINGLE = frozenset({b"host", b"authorization", b"x-api-key", b"content-type", b"
 JSON_TYPE = re.compile(rb'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
 
 
-def too_large(limits: Limits) -> HttpError:
-    return HttpError(413, f"the body is longer than {limits.body_bytes} bytes", close=True)
+def too_large(longest: int) -> HttpError:
+    return HttpError(413, f"the body is longer than {longest} bytes", close=True)
 
 
 async def send_response(send: Send, request: Request, response: Response, more: Iterable[Header] = ()) -> None:

@@ -12,7 +12,7 @@ __all__ = ["live", "metrics", "models", "openapi", "page", "ready", "stats"]
 PAGE_HEADERS = (
     (
         b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+        b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:; "
         b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     ),
     (b"x-frame-options", b"DENY"),
@@ -46,6 +46,7 @@ async def stats(service: Service, request: Request) -> Response:
             "version": model.version,
             "task": model.task.name,
             "input": model.task.inputs[0],
+            "files": list(model.task.files),
             "predictions": {label: int(n) for label, n in service.board.predictions(model.index).items()},
         }
         for model in service.models

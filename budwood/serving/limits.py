@@ -12,7 +12,7 @@ class Limits:
     """Explicit limits of one server. Each is at least 1 (seconds: more than 0)."""
 
     body_bytes: int = 1 << 20
-    """A longer request body is refused with 413."""
+    """A longer request body is refused with 413, unless the model's task asks for more (images: 32 MiB)."""
     header_bytes: int = 32 << 10
     """Longer request headers, all together, are refused with 431."""
     items: int = 256

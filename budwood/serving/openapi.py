@@ -86,10 +86,24 @@ def operation(route: Route, models: Sequence[Model], guarded: bool) -> dict[str,
     }
     if route.method == "POST":
         schema = {"$ref": f"#/components/schemas/{'Infer' if route.shape == 'infer' else 'Predict'}Request"}
-        result["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        bodies: dict[str, Any] = {"application/json": {"schema": schema}}
+        if route.shape == "predict":
+            bodies |= file_bodies(models)
+        result["requestBody"] = {"required": True, "content": bodies}
     if guarded:
         result["security"] = [] if route.open else [{"bearer": []}, {"header": []}]
     return result
+
+
+def file_bodies(models: Sequence[Model]) -> dict[str, Any]:
+    """The further bodies of models that read files: the file as it is, or as a part of a form."""
+    tasks = [model.task for model in models if model.task.files]
+    if not tasks:
+        return {}
+    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    form = {"anyOf": [strict({name: file}) for name in sorted({task.inputs[0] for task in tasks})]}
+    whole: dict[str, Any] = {kind: {"schema": {}} for task in tasks for kind in task.files}
+    return whole | {"multipart/form-data": {"schema": form}}
 
 
 HEADERS = {

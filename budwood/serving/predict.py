@@ -8,21 +8,28 @@ from budwood.serving.batch import Answered, Failed
 from budwood.serving.errors import HttpError
 from budwood.serving.http import Request, Response
 from budwood.serving.model import Model
+from budwood.serving.multipart import is_file, read_file
 from budwood.serving.service import Service
 
 __all__ = ["predict", "predict_named"]
 
 
 async def predict(service: Service, request: Request) -> Response:
-    """Answers of the request's model to one row, or to a list of them.
+    """Answers of the request's model to one row, or to a list of them; where the task reads files, to one as it is.
 
     An item of a list on which the model fails has an error in the place of its answer; the others are answered.
     """
-    body = await request.json_body(service.limits)
-    service.refuse_unready()
-    value = strict_json.parse(body, service.limits)
-    top = service.top(request)
     task = request.model.task
+    kind = request.headers.get(b"content-type", b"")
+    if task.files and is_file(kind):
+        content = await request.body(service.limits)
+        service.refuse_unready()
+        value: Any = {task.inputs[0]: read_file(kind, content, task.inputs[0])}
+    else:
+        body = await request.json_body(service.limits)
+        service.refuse_unready()
+        value = strict_json.parse(body, service.limits)
+    top = service.top(request)
     if isinstance(value, dict) and "inputs" in value and "inputs" not in task.inputs:
         results = await service.results(request, many(service, request.model, value), top)
         refuse_if_all_failed(results)

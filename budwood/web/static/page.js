@@ -58,18 +58,49 @@ function showAnswer(answer, seconds, reply) {
   show("answer", true);
 }
 
+const chosen = () => models[Number(byId("model").value) || 0];
+
+// A file goes as it is; anything else as JSON.
+function request(model) {
+  if (!model.files.length) {
+    const body = JSON.stringify({ [model.input]: byId("text").value });
+    return { method: "POST", headers: headers({ "content-type": "application/json" }), body };
+  }
+  return { method: "POST", headers: headers({ "content-type": file.type || "image/unknown" }), body: file };
+}
+
+let file = null;
+
+function take(given) {
+  if (!given) return;
+  file = given;
+  URL.revokeObjectURL(byId("preview").src);
+  byId("preview").src = URL.createObjectURL(given);
+  byId("preview").alt = given.name;
+  show("preview", true);
+  predict();
+}
+
+// What the chosen model reads decides which field is shown.
+function showField() {
+  const reads = Boolean(chosen()?.files.length);
+  show("text-row", !reads);
+  show("file-row", reads);
+  byId("text").required = !reads;
+}
+
 async function predict() {
-  const model = models[Number(byId("model").value) || 0];
+  const model = chosen();
+  if (model?.files.length && !file) {
+    fail("Choose an image first.");
+    return;
+  }
   const button = byId("form").querySelector("button");
   if (!model || button.getAttribute("aria-disabled") === "true") return;
   button.setAttribute("aria-disabled", "true");
   const start = performance.now();
   try {
-    const reply = await fetch(`/models/${encodeURIComponent(model.name)}/predict?top=5`, {
-      method: "POST",
-      headers: headers({ "content-type": "application/json" }),
-      body: JSON.stringify({ [model.input]: byId("text").value }),
-    });
+    const reply = await fetch(`/models/${encodeURIComponent(model.name)}/predict?top=5`, request(model));
     const seconds = (performance.now() - start) / 1000;
     const answer = await reply.json();
     fail(reply.ok ? "" : `${answer.title}: ${answer.detail}`);
@@ -88,12 +119,13 @@ function showModels(found) {
   byId("title").textContent = found.length === 1 ? `${found[0].name} ${found[0].version}` : "";
   byId("model").replaceChildren(...found.map((model, i) => new Option(`${model.name} ${model.version}`, String(i))));
   show("model-row", found.length > 1);
+  showField();
 }
 
 const LONGEST = 20;
 
 function showCounts() {
-  const model = models[Number(byId("model").value) || 0];
+  const model = chosen();
   const counts = Object.entries(model?.predictions ?? {}).filter(([, count]) => count > 0);
   counts.sort((a, b) => b[1] - a[1]);
   const most = counts.length ? counts[0][1] : 1;
@@ -131,6 +163,17 @@ byId("form").addEventListener("submit", (event) => {
 });
 byId("text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("form").requestSubmit();
+});
+byId("model").addEventListener("change", showField);
+byId("file").addEventListener("change", (event) => take(event.target.files[0]));
+for (const kind of ["dragover", "drop"]) {
+  byId("drop").addEventListener(kind, (event) => {
+    event.preventDefault();
+    take(event.dataTransfer.files[0]);
+  });
+}
+document.addEventListener("paste", (event) => {
+  if (chosen()?.files.length) take(event.clipboardData.files[0]);
 });
 byId("key").addEventListener("input", (event) => {
   key = event.target.value.trim();

@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 from budwood.core.errors import DataError
 from budwood.core.task import Answer, Row
 
-__all__ = ["COVERAGE", "best_labels", "class_metrics", "class_names", "class_numbers", "label_number", "selective"]
+__all__ = [
+    "COVERAGE",
+    "best_labels",
+    "class_metrics",
+    "class_names",
+    "class_numbers",
+    "label_number",
+    "one_label",
+    "selective",
+]
 
 COVERAGE = 0.8
 """Share of the rows, the surest ones, whose accuracy is reported."""

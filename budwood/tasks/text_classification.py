@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from budwood.core.errors import BundleError, DataError
 from budwood.core.task import Answer, Arrays, Calibration, Encoded, Encoder, Row, Task
+from budwood.engine import class_scores
+from budwood.engine.calibrate import fit_temperature, probabilities
 
 __all__ = ["TextClassification"]
 
@@ -98,27 +100,18 @@ class TextClassification(Task):
         return encode
 
     def decode(self, outputs: Arrays, calibration: Calibration, top: int) -> list[Answer]:
-        probabilities = self.probabilities(outputs["logits"], calibration)
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : max(top, 1)]
-        answers: list[Answer] = []
-        for row, best in zip(probabilities, order, strict=True):
-            scores = {self.labels[i]: round(float(row[i]), 6) for i in best}
-            if self.multi_label:
-                given = [label for label, value in zip(self.labels, row, strict=True) if value >= THRESHOLD]
-                answers.append({"labels": given, "scores": scores})
-            else:
-                answers.append(
-                    {"label": self.labels[best[0]], "score": round(float(row[best[0]]), 6), "scores": scores}
-                )
-        return answers
-
-    def probabilities(self, logits: NDArray[Any], calibration: Calibration) -> NDArray[np.float64]:
-        """Calibrated probabilities, shape (rows, labels), from logits of the same shape."""
-        scaled = logits.astype(np.float64) / calibration.get("temperature", 1.0)
-        if self.multi_label:
-            return np.asarray(0.5 * (1.0 + np.tanh(0.5 * scaled)))
-        shifted = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+        temperature = calibration.get("temperature", 1.0)
+        scaled = probabilities(outputs["logits"], temperature, multi_label=self.multi_label)
+        if not self.multi_label:
+            return class_scores.best_labels(self.labels, scaled, top)
+        order = np.argsort(-scaled, axis=1, kind="stable")[:, : max(top, 1)]
+        return [
+            {
+                "labels": [label for label, value in zip(self.labels, row, strict=True) if value >= THRESHOLD],
+                "scores": {self.labels[i]: round(float(row[i]), 6) for i in best},
+            }
+            for row, best in zip(scaled, order, strict=True)
+        ]
 
     def lengths(self, rows: Sequence[Row]) -> list[int]:
         return [len(row["text"]) for row in rows]
@@ -148,11 +141,7 @@ class TextClassification(Task):
         names = {name for row in rows for name in (label_set(row["label"]) if multi_label else [row["label"]])}
         labels = tuple(sorted(names))
         if len(labels) < 2:
-            raise DataError(
-                f"every row has the same label {labels[0]!r}" if labels else "there are no labelled rows",
-                where="the label column",
-                fix="name another column with --target, or add rows of other classes",
-            )
+            raise class_scores.one_label(labels)
         return cls(labels, multi_label)
 
     def fit_to(self, folder: Path) -> Self:
@@ -163,23 +152,14 @@ class TextClassification(Task):
 
     def targets(self, rows: Sequence[Row]) -> NDArray[Any]:
         """Class numbers, shape (rows,) int64; for multi-label 0/1 rows, shape (rows, labels) float32."""
-        index = {label: number for number, label in enumerate(self.labels)}
         if not self.multi_label:
-            return np.asarray([self.number(index, row["label"], i) for i, row in enumerate(rows)], np.int64)
+            return class_scores.class_numbers(self.labels, rows)
+        index = {label: number for number, label in enumerate(self.labels)}
         result = np.zeros((len(rows), len(self.labels)), np.float32)
         for i, row in enumerate(rows):
             for label in label_set(row["label"]):
-                result[i, self.number(index, label, i)] = 1.0
+                result[i, class_scores.label_number(index, label, i)] = 1.0
         return result
-
-    def number(self, index: Mapping[str, int], label: Any, row: int) -> int:
-        if not isinstance(label, str) or label not in index:
-            raise DataError(
-                f"label {label!r} is unknown to the model",
-                where=f"row {row + 1}",
-                fix=f"known labels: {', '.join(self.labels[:20])}{' …' if len(self.labels) > 20 else ''}",
-            )
-        return index[label]
 
     # Measuring half
 
@@ -195,16 +175,7 @@ class TextClassification(Task):
         key = "labels" if self.multi_label else "label"
         given = [set(label_set(answer[key])) for answer in answers]
         actual = [set(label_set(row["label"])) for row in rows]
-        f1, recall = [], []
-        for label in self.labels:
-            hits = sum(label in a and label in b for a, b in zip(given, actual, strict=True))
-            said, true = sum(label in a for a in given), sum(label in b for b in actual)
-            if true:
-                f1.append(2 * hits / (said + true))
-                recall.append(hits / true)
-        if not f1:
-            return {}
-        return {"macro_f1": float(np.mean(f1)), "worst_class_recall": float(min(recall))}
+        return class_scores.class_metrics(self.labels, given, actual)
 
     # Training half
 
@@ -227,8 +198,6 @@ class TextClassification(Task):
 
     def calibrate(self, logits: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
         """The temperature that makes the probabilities honest (Guo et al. 2017)."""
-        from budwood.engine.calibrate import fit_temperature
-
         return {"temperature": fit_temperature(logits, targets)}
 
     def save(self, model: Any, folder: Path) -> None:

@@ -100,13 +100,18 @@ def check_item(item: Any) -> dict[str, Value]:
     for key, value in item.items():
         if isinstance(value, dict):
             raise ValueError(f"the value of {key!r} is an object; only texts, numbers and lists of them are read")
-        if isinstance(value, list) and any(isinstance(entry, list | dict) for entry in value):
+        if isinstance(value, list) and not is_chat(value) and any(isinstance(entry, list | dict) for entry in value):
             raise ValueError(
                 f"the value of {key!r} is a list of lists or objects; only texts, numbers and lists of them are read"
             )
         if isinstance(value, str) and len(value) > CELL_LIMIT:
             raise ValueError(f"the value of {key!r} has {len(value):,} characters, more than {CELL_LIMIT:,}")
     return item
+
+
+def is_chat(value: list[Any]) -> bool:
+    """Whether a list holds the messages of a conversation, the one kind of objects in a cell that is read."""
+    return all(isinstance(entry, dict) and {"role", "content"} <= entry.keys() for entry in value)
 
 
 def describe(error: Exception) -> str:

@@ -24,7 +24,14 @@ from budwood.engine.generator import Decoder, Generator, Shape
 from budwood.engine.language_model import LanguageModel, likelihood, packed_loss
 from budwood.engine.packing import Blocks, block_length, pack, segments
 from budwood.engine.planning import within
-from budwood.engine.text_quality import Likelihood
+from budwood.engine.text_quality import (
+    Likelihood,
+    distinct,
+    longest_copied_run,
+    perplexity_ratio,
+    repetition,
+    unigram,
+)
 from budwood.engine.train import SAVE_SECONDS, Plan, Trained, train
 from budwood.engine.vocabulary import Document, Vocabulary
 
@@ -36,13 +43,18 @@ __all__ = [
     "learn",
     "lora_merged",
     "lora_wrapped",
+    "perplexities",
     "sampled",
     "schedule_for",
+    "unigram",
+    "writing",
 ]
 
 LARGEST_FULL = 400_000_000
 """Parameters up to which every weight is trained; above, low-rank updates (LoRA) fit into memory."""
-TOKENS_PER_UPDATE = 4_096
+TOKENS_PER_UPDATE = (512, 4_096)
+"""The least and the most; between them a reading of the corpus is 200 updates, so that small corpora are learnt."""
+UPDATES_PER_READING = 200
 JUDGED_EVERY = 250
 """Updates between two evaluations, at most: a corpus of millions of tokens is not judged only at its end."""
 SAMPLE_TOKENS = 60
@@ -70,7 +82,8 @@ def schedule_for(model: LanguageModel, train_documents: Sequence[Document], wind
     if new:
         rate = min(3e-3, 6e-4 * math.sqrt(124e6 / count))
     epochs = 20 if new else 10 if count < 20e6 else 3
-    batch = max(1, min(TOKENS_PER_UPDATE // block, total(train_documents) // (block * 20)))
+    least, most = TOKENS_PER_UPDATE
+    batch = max(1, min(most, max(least, total(train_documents) // UPDATES_PER_READING)) // block)
     why = f"{count / 1e6:.1f} M parameters, {total(train_documents):,} tokens, {'new' if new else 'trained before'}"
     return Schedule(float(f"{rate:.2g}"), epochs, block, batch, why)
 
@@ -255,3 +268,34 @@ def lora_wrapped(model: LanguageModel, seed: int, rank: int = 16, alpha: int = 3
 def lora_merged(model: LanguageModel) -> None:
     """Add the updates to the weights, so that the model is an ordinary one again."""
     model.body = model.body.merge_and_unload()  # type: ignore[operator]
+
+
+def perplexities(base: Likelihood, adapted: Likelihood, frequencies: Likelihood) -> dict[str, Any]:
+    """Perplexity before and after on the same held-out tokens, with 95 % intervals over documents."""
+    ratio, interval = perplexity_ratio(adapted, base)
+    by_frequency, by_frequency_interval = perplexity_ratio(adapted, frequencies)
+    return {
+        "base": base.perplexity,
+        "base_ci": list(base.interval()),
+        "adapted": adapted.perplexity,
+        "adapted_ci": list(adapted.interval()),
+        "ratio": ratio,
+        "ratio_ci": list(interval),
+        "unigram": frequencies.perplexity,
+        "unigram_ratio": by_frequency,
+        "unigram_ratio_ci": list(by_frequency_interval),
+        "documents": len(adapted.nats),
+        "tokens": int(adapted.tokens.sum()),
+    }
+
+
+def writing(texts: Sequence[str], training: Sequence[str]) -> dict[str, Any]:
+    """How varied and how original these texts are."""
+    copied = longest_copied_run(texts, training)
+    return {
+        "texts": len(texts),
+        "distinct_2": distinct(texts, 2),
+        "repetition_4": repetition(texts, 4),
+        "longest_copied_words": copied.words,
+        "longest_copied_text": copied.text,
+    }

@@ -7,11 +7,21 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CopiedRun", "Likelihood", "distinct", "longest_copied_run", "perplexity_ratio", "repetition", "unigram"]
+__all__ = [
+    "CopiedRun",
+    "Likelihood",
+    "distinct",
+    "longest_copied_run",
+    "perplexity_ratio",
+    "repetition",
+    "token_logs",
+    "unigram",
+]
 
 RESAMPLES = 2_000
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -75,6 +85,25 @@ def unigram(train: Sequence[Sequence[int]], held: Sequence[Sequence[int]], vocab
     costs = -np.log(counts / counts.sum())
     nats = np.asarray([costs[np.asarray(ids, np.int64)].sum() for ids in held])
     return Likelihood(nats, np.asarray([len(ids) for ids in held], np.int64))
+
+
+def token_logs(logits: NDArray[Any], targets: NDArray[np.int64], width: int) -> NDArray[np.float32]:
+    """The log-probability of each row's own next tokens, (rows, width), filled up with 1, which none of them can be.
+
+    Args:
+        logits: (rows, length, vocabulary).
+        targets: (rows, length), the token that follows; below 0 where none is measured.
+        width: at least the number of measured tokens of any row.
+    """
+    found = np.full((len(targets), width), 1.0, np.float32)
+    for at, (row, wanted) in enumerate(zip(logits, targets, strict=True)):
+        measured = np.flatnonzero(wanted >= 0)
+        scores = row[measured].astype(np.float64)
+        top = scores.max(axis=1, initial=-np.inf)
+        total = top + np.log(np.exp(scores - top[:, None]).sum(axis=1))
+        own = scores[np.arange(len(measured)), wanted[measured]] - total
+        found[at, : len(measured)] = np.minimum(own, 0.0)
+    return found
 
 
 def words(text: str) -> list[str]:

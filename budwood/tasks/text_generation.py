@@ -19,6 +19,7 @@ from budwood.core.errors import BundleError, DataError, UsageError
 from budwood.core.task import Answer, Arrays, Calibration, Encoded, Encoder, Row, Task
 from budwood.engine.decoding import Sampling
 from budwood.engine.generator import Decoder, Generator, Shape
+from budwood.engine.text_quality import token_logs
 from budwood.engine.vocabulary import Vocabulary
 
 __all__ = ["TextGeneration"]
@@ -29,8 +30,6 @@ MEASURED = ("text", "prompt", "completion", "messages", "starts", "ends")
 """The fields of a row whose likelihood is asked for."""
 FIX = 'send {"text": "…"}'
 CHAT_FIX = 'send {"messages": [{"role": "user", "content": "…"}]}'
-NO_TOKEN = 1.0
-"""Fills rows of log-probabilities, which are never above 0."""
 
 
 @final
@@ -112,16 +111,11 @@ class TextGeneration(Task):
         return answers
 
     def finish(self, inputs: Arrays, outputs: Arrays) -> Arrays:
-        """`logits`: log-probabilities of each row's own tokens, (rows, max_tokens), padded with `NO_TOKEN`."""
-        logits, targets = outputs["logits"], inputs["targets"]
-        found = np.full((len(targets), self.max_tokens), NO_TOKEN, np.float32)
-        for at, (row, wanted) in enumerate(zip(logits, targets, strict=True)):
-            learnt = np.flatnonzero(wanted >= 0)
-            scores = row[learnt].astype(np.float64)
-            top = scores.max(axis=1, initial=-np.inf)
-            total = top + np.log(np.exp(scores - top[:, None]).sum(axis=1))
-            found[at, : len(learnt)] = np.minimum(scores[np.arange(len(learnt)), wanted[learnt]] - total, 0.0)
-        return {"logits": found}
+        """`logits`: log-probabilities of each row's own tokens, (rows, max_tokens), padded with 1.
+
+        The vocabulary's logits stay inside: of eight texts in GPT-2's vocabulary they fill a gigabyte.
+        """
+        return {"logits": token_logs(outputs["logits"], inputs["targets"], self.max_tokens)}
 
     def decode(self, outputs: Arrays, calibration: Calibration, top: int) -> list[Answer]:
         answers: list[Answer] = []

@@ -86,8 +86,13 @@ def curl(url: str, entry: "Entry", needs_key: bool) -> str:
     import json
     import shlex
 
-    body = json.dumps(sample(entry), ensure_ascii=False)
+    from budwood.engine.predictor import task_of
+
+    task = task_of(entry.bundle)
     key = "-H 'authorization: Bearer KEY' " if needs_key else ""
+    if task.files:
+        return f"curl -s {url}/predict {key}-F {task.inputs[0]}=@FILE"
+    body = json.dumps(sample(entry), ensure_ascii=False)
     return f"curl -s {url}/predict -H 'content-type: application/json' {key}-d {shlex.quote(body)}"
 
 

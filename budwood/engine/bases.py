@@ -5,11 +5,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from budwood.core.commit import staged
 from budwood.core.errors import NotFoundError
 
 __all__ = ["Found", "Known", "catalogue", "find_base", "packaged"]
@@ -25,12 +27,15 @@ class Known:
 
     name: str
     tasks: tuple[str, ...]
-    hub: str
     license: str
     parameters: int
     about: str
+    hub: str = ""
+    """Its name on the Hugging Face hub."""
     package: str = ""
     """`module/folder` of a Python package that carries the files; empty where none does."""
+    converter: str = ""
+    """The module of `budwood.engine` that writes the folder from a package's weights; empty where none is needed."""
     install: str = ""
     """The command that installs that package."""
 
@@ -62,23 +67,41 @@ def packaged(known: Known) -> Path | None:
     return Path(spec.origin).parent / folder if spec is not None and spec.origin is not None else None
 
 
-def find_base(base: str, default: str) -> Found:
+def converted(known: Known, cache: Path) -> Path | None:
+    """The folder written from the weights in an installed package, once; None without a converter or the package."""
+    if not known.converter:
+        return None
+    converter = import_module(f"budwood.engine.{known.converter}")
+    weights = converter.find_weights()
+    if weights is None:
+        return None
+    out = cache / known.name
+    if not out.exists():
+        with staged(out) as stage:
+            converter.write_folder(weights, stage)
+    return out
+
+
+def find_base(base: str, default: str, cache: Path) -> Found:
     """Find a base: a local folder, an entry of the catalogue (its package, else the hub), or any hub name.
 
     Args:
         base: what the user asked for; `auto` takes `default`, an entry's name.
+        cache: where a folder is kept that was written from a package's weights.
 
     Raises:
         NotFoundError: there is no such folder or entry, and the hub does not have it or cannot be reached.
     """
     why = "the default" if base == "auto" else "asked for"
     wanted = default if base == "auto" else base
-    known = next((item for item in catalogue().values() if wanted in (item.name, item.hub)), None)
+    known = next((item for item in catalogue().values() if wanted in (item.name, item.hub or item.name)), None)
     if known is not None:
-        facts: dict[str, Any] = {"label": known.hub, "license": known.license}
-        folder = packaged(known)
+        facts: dict[str, Any] = {"label": known.hub or known.name, "license": known.license}
+        folder = packaged(known) or converted(known, cache)
         if folder is not None:
             return Found(folder, why=f"{why}: {known.about}; from an installed package", **facts)
+        if not known.hub:
+            raise NotFoundError(f"the base {known.name} is not installed", where="--base", fix=known.install)
         return Found(fetch(known.hub, known.install), why=f"{why}: {known.about}; from the hub", **facts)
     if Path(base).is_dir():
         return Found(Path(base), base, why)

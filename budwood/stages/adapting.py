@@ -181,7 +181,7 @@ def plan_task(job: Job, splits: Splits, store: Store) -> tuple[Task, Found]:
             where=", ".join(splits.test.sources),
             fix="make the label columns alike",
         )
-    return task, stored_base(job.base, store) or find_base(job.base, kind.default_base)
+    return task, stored_base(job.base, store) or find_base(job.base, kind.default_base, store.work("bases"))
 
 
 def stored_base(base: str, store: Store) -> Found | None:

@@ -48,6 +48,8 @@ class ImageClassification(Task):
     inputs: ClassVar[tuple[str, ...]] = ("image",)
     pipeline_tag: ClassVar[str] = "image-classification"
     preprocessing: ClassVar[tuple[str, ...]] = (pixels.FILE,)
+    files: ClassVar[tuple[str, ...]] = ("image/*",)
+    request_bytes: ClassVar[int] = images.MAX_BYTES
     default_base: ClassVar[str] = "efficientnet-lite0"
 
     def to_json(self) -> dict[str, Any]:
@@ -67,6 +69,10 @@ class ImageClassification(Task):
         return task
 
     # Serving half
+
+    @classmethod
+    def typed(cls, argument: str) -> Path:
+        return Path(argument)
 
     def parse(self, item: object) -> Row:
         """Takes base64 or bytes; a `Path` too, which no request can hold. The header is checked, the pixels later."""

@@ -175,10 +175,15 @@ def linear_graph(weight: NDArray[Any], bias: NDArray[Any], *, classification: bo
     return sketch.model(n_properties)
 
 
-def average_graph(first: bytes, second: bytes, *, classification: bool, temperatures: tuple[float, float]) -> bytes:
-    """The mean of two graphs with outputs `logits` and `spread`: of their calibrated probabilities, or of their values.
+def average_graph(
+    first: bytes, second: bytes, *, classification: bool, temperatures: tuple[float, float], weight: float = 0.5
+) -> bytes:
+    """The weighted mean of two graphs with outputs `logits` and `spread`: of calibrated probabilities, or of values.
 
     The spread is that of the mixture: the mean of both variances, plus the variance between the two means.
+
+    Args:
+        weight: that of the second graph, from 0 to 1.
     """
     import onnx
     from onnx import compose, helper
@@ -199,11 +204,11 @@ def average_graph(first: bytes, second: bytes, *, classification: bool, temperat
             logits = sketch.add("Sigmoid", sketch.add("Div", logits, sketch.constant(temperature)))
         means.append(logits)
         spreads.append(spread)
-    half = sketch.constant(0.5)
-    mean = sketch.add("Mul", sketch.add("Add", *means), half)
-    gap = sketch.add("Mul", sketch.add("Sub", *means), half)
+    shares = [sketch.constant(1 - weight), sketch.constant(weight)]
+    mean = sketch.add("Add", *(sketch.add("Mul", *pair) for pair in zip(means, shares, strict=True)))
+    gap = sketch.add("Mul", sketch.add("Sub", *means), sketch.constant((weight * (1 - weight)) ** 0.5))
     squares = [sketch.add("Mul", item, item) for item in (*spreads, gap)]
-    within = sketch.add("Mul", sketch.add("Add", *squares[:2]), half)
+    within = sketch.add("Add", *(sketch.add("Mul", *pair) for pair in zip(squares[:2], shares, strict=True)))
     sketch.add("Sqrt", sketch.add("Add", within, squares[2]), name="spread")
     sketch.finish(mean, classification)
     shape = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value

@@ -70,8 +70,7 @@ def learn(make: Make, splits: Splits, *, method: str = "auto", say: Callable[[st
         train=Dataset((*splits.train.rows, *splits.validation.rows), splits.train.sources),
         validation=Dataset((), splits.validation.sources),
     )
-    epochs = best_epochs(trial.get("smiles") or trial.get("average"))
-    final = {name: make(merged, chain(name, epochs)) for name in {BASELINE, chosen}}
+    final = {name: make(merged, chain(name, trial[name].manifest.report)) for name in (BASELINE, chosen)}
     if chosen != BASELINE and method == "auto":
         found = better(quality(final[BASELINE], splits.test.rows), quality(final[chosen], splits.test.rows))
         why = f"{why}; {describe(chosen, found, 'test molecules')}"
@@ -88,10 +87,10 @@ def wanted(method: str, splits: Splits) -> tuple[str, ...]:
     return (BASELINE, "smiles", "average") if method == "auto" else (BASELINE, method)
 
 
-def chain(name: str, epochs: Mapping[str, int]) -> tuple[Step, ...]:
-    """The steps of a method; the transformer trains for so many epochs, where they are known."""
-    steps: list[Any] = [registry.get("steps/adapt", step)() for step in CHAINS[name]]
-    return tuple(replace(step, **epochs) if step.name == "adapt.smiles" else step for step in steps)
+def chain(name: str, report: Mapping[str, Any]) -> tuple[Step, ...]:
+    """The steps of a method, with the epochs and the weight that were found on validation molecules, if any were."""
+    found = {"smiles": epochs_of(report), "average": {key: report[key] for key in ("weight",) if key in report}}
+    return tuple(registry.get("steps/adapt", step)(**found.get(step, {})) for step in CHAINS[name])
 
 
 def quality(bundle: Bundle, rows: Sequence[Row]) -> NDArray[np.float64]:
@@ -123,9 +122,7 @@ def describe(method: str, found: Comparison, where: str) -> str:
     return f"{method} {points} of quality against {BASELINE} on {found.n:,} {where} (p={found.p:.2g})"
 
 
-def best_epochs(bundle: Bundle | None) -> dict[str, int]:
+def epochs_of(report: Mapping[str, Any]) -> dict[str, int]:
     """How many epochs were best on the validation molecules, for the fit on all rows."""
-    history = bundle.manifest.report.get("history") if bundle is not None else None
-    if not history:
-        return {}
-    return {"epochs": max(range(len(history)), key=lambda i: history[i][1]) + 1}
+    history = report.get("history")
+    return {"epochs": max(range(len(history)), key=lambda i: history[i][1]) + 1} if history else {}

@@ -81,7 +81,10 @@ def test_the_transformer_reads_several_spellings_and_the_mean_is_that_of_both(tm
         raw = replace(predictor, calibration=bundle.manifest.calibration if name != "average" else {})
         shares[name] = np.asarray([answer["scores"]["1"] for answer in raw.predict_all(rows)])
         predictor.close()
-    np.testing.assert_allclose(shares["average"], (shares["fingerprint"] + shares["smiles"]) / 2, atol=2e-3)
+    weight = parts["average"].manifest.report["weight"]
+    assert 0 <= weight < 0.5, "two epochs teach a transformer little"
+    mean = (1 - weight) * shares["fingerprint"] + weight * shares["smiles"]
+    np.testing.assert_allclose(shares["average"], mean, atol=2e-3)
 
 
 def test_the_torch_runtime_computes_what_the_graph_does(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ __all__ = ["Smiles"]
 
 OUTPUTS = ("logits", "embedding", "spread")
 NEW_RATE, PRETRAINED_RATE = 5e-4, 3e-5
-NEW_EPOCHS, PRETRAINED_EPOCHS = 40, 20
+NEW_EPOCHS, PRETRAINED_EPOCHS = 25, 20
 
 
 @final
@@ -29,7 +29,7 @@ class Smiles(Step):
     """None: 5e-4 from scratch, 3e-5 from a pretrained base."""
     batch_size: int = 32
     epochs: int | None = None
-    """None: 40 from scratch, 20 from a pretrained base; eight epochs without progress end it sooner."""
+    """None: 25 from scratch, 20 from a pretrained base."""
 
     name: ClassVar[str] = "adapt.smiles"
     takes: ClassVar[frozenset[str]] = frozenset()

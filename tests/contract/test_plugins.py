@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from budwood.core import registry
 from budwood.core.bundle import Bundle
-from budwood.core.errors import NotFoundError
+from budwood.core.errors import MissingExtraError, NotFoundError
 from budwood.core.recipe import Recipe
 from budwood.core.runtime import Runtime
 from budwood.core.step import Context, Step
@@ -31,7 +31,10 @@ def test_a_task_goes_to_json_and_back_and_scores_its_own_truth(name: str) -> Non
     assert len(task.targets(rows)) == len(task.lengths(rows)) == len(rows)
     truth = [{"label": row.get("label"), "labels": row.get("label"), "perplexity": 1.0} for row in rows]
     assert task.row_scores(truth, rows).mean() == 1.0
-    assert all(task.parse({field: row[field] for field in task.inputs}) for row in rows)
+    try:
+        assert all(task.parse({field: row[field] for field in task.inputs}) for row in rows)
+    except MissingExtraError as error:
+        pytest.skip(f"parsing needs an extra: {error.cause}")
 
 
 @pytest.mark.parametrize("name", registry.names("tasks"))

@@ -28,6 +28,10 @@ def test_another_model_must_be_better_not_only_as_good() -> None:
     chosen, why = molecules.decide(better, asked=None)
     assert chosen == "average"
     assert "on 60 held-out molecules" in why
+    noise = np.random.default_rng(1).normal(0.0, 0.01, 60)
+    alike = {**better, "smiles": np.clip(better["average"] + noise, 0, 1)}
+    assert molecules.decide(alike, asked=None)[0] == "average", "the transformer alone must be better than the mean"
+    assert molecules.decide({**better, "smiles": np.clip(baseline + 0.15, 0, 1)}, asked=None)[0] == "smiles"
     assert molecules.decide(better, asked="smiles") == ("smiles", "asked for")
     assert molecules.decide({"fingerprint": baseline}, asked=None)[0] == "fingerprint"
 
@@ -47,7 +51,7 @@ def test_learning_tries_all_and_ships_one(tmp_path: Path, monkeypatch: pytest.Mo
 
     said: list[str] = []
     splits = compounds.splits()
-    found = molecules.learn(make, splits, say=said.append)
+    found = molecules.choose_model(make, splits, say=said.append)
     assert found.method == "fingerprint", "two epochs teach a transformer nothing"
     assert found.model.id == found.baseline.id
     assert set(found.tried) == {"fingerprint", "smiles", "average"}
@@ -55,7 +59,7 @@ def test_learning_tries_all_and_ships_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert found.model.manifest.data is not None
     assert found.model.manifest.data.rows["train"] == len(splits.train) + len(splits.validation)
     assert said[0].startswith("method=fingerprint")
-    asked = molecules.learn(make, splits, method="average", say=said.append)
+    asked = molecules.choose_model(make, splits, method="average", say=said.append)
     assert (asked.method, asked.model.manifest.history[-1].name) == ("average", "adapt.average")
     with pytest.raises(UsageError, match="no method 'full' for molecules"):
-        molecules.learn(make, splits, method="full")
+        molecules.choose_model(make, splits, method="full")

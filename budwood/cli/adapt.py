@@ -106,4 +106,5 @@ def show(screen: Screen, result: "Adapted") -> None:
     energy = f", {result.energy_wh:.2f} Wh" if result.energy_wh else ""
     screen.line(f"used      {result.peak_memory_mb:,.0f} MB of memory at most{energy}; {result.n_train:,} rows learnt")
     screen.line(f"saved     {result.path}")
+    screen.line(f"report    {result.report}")
     screen.next(f"budwood shrink {result.name}", f'budwood predict {result.name} "…"')

@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from budwood.core.errors import BundleError
-from budwood.core.formats import CHECKS, read_capped, refuse
+from budwood.core.formats import CHECKS as FORMAT_CHECKS
+from budwood.core.formats import read_capped, refuse
+from budwood.core.page import check_page
 
 __all__ = ["check_content", "check_model_folder", "list_files", "safe_name"]
 
-ALLOWED_SUFFIXES = (".json", ".safetensors", ".onnx", ".md", ".svg", ".png", ".txt")
+CHECKS = FORMAT_CHECKS | {".html": check_page}
+ALLOWED_SUFFIXES = tuple(CHECKS)
 MAX_FILES = 256
 MAX_DEPTH = 4
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(?<!\.)", re.ASCII)

@@ -11,12 +11,11 @@ from typing import Any
 
 from budwood.core.bundle import Draft, Metric
 from budwood.core.report import ShrinkReport
-from budwood.core.task import Answer, Row
 from budwood.engine.machine import Energy
 from budwood.engine.markup import code, fenced, markdown_table, text, yaml
 from budwood.engine.snippets import ONNX, PIPELINES, TORCH
 
-__all__ = ["CardFacts", "ClassFacts", "model_card", "per_class"]
+__all__ = ["GRAMS_PER_KWH", "NAMES", "CardFacts", "ClassFacts", "model_card", "title_of"]
 
 GRAMS_PER_KWH = 473.0
 """Carbon dioxide equivalent of a kilowatt-hour, world average of 2024 (Ember, Global Electricity Review 2025)."""
@@ -60,6 +59,10 @@ class CardFacts:
     """How a text encoder's token states become one; None for a model that has none."""
     normalize: bool = False
     shrink: ShrinkReport | None = None
+    further: Mapping[str, Metric | float] = field(default_factory=dict)
+    """Metrics beside those of the draft, with an interval where one is known."""
+    pictures: Mapping[str, str] = field(default_factory=dict)
+    """What stands for each picture of the report where it is not shown, by its file name in the bundle."""
 
 
 def model_card(draft: Draft, facts: CardFacts) -> str:
@@ -69,6 +72,7 @@ def model_card(draft: Draft, facts: CardFacts) -> str:
         introduction(draft, facts),
         how_it_was_made(draft, facts),
         how_it_was_measured(draft, facts),
+        pictures_section(facts.pictures),
         class_section(facts.classes),
         shrink_section(facts.shrink),
         usage(facts),
@@ -76,20 +80,9 @@ def model_card(draft: Draft, facts: CardFacts) -> str:
     return "\n".join(section for section in sections if section)
 
 
-def per_class(answers: Sequence[Answer], rows: Sequence[Row]) -> list[ClassFacts]:
-    """Recall and precision of each label that occurs in `rows`, the worst recall first; one label or several a row."""
-    given = [labels_of(answer.get("labels", answer.get("label"))) for answer in answers]
-    actual = [labels_of(row["label"]) for row in rows]
-    facts = []
-    for label in sorted(set().union(*actual)):
-        hits = sum(label in one and label in other for one, other in zip(given, actual, strict=True))
-        said, true = sum(label in one for one in given), sum(label in one for one in actual)
-        facts.append(ClassFacts(label, hits / true if true else None, hits / said if said else None, true))
-    return sorted(facts, key=lambda item: (item.recall or 0.0, item.label))
-
-
-def labels_of(value: Any) -> set[str]:
-    return {str(item) for item in value} if isinstance(value, list | tuple) else {str(value)}
+def title_of(metric: str) -> str:
+    """A metric's name as people write it."""
+    return NAMES.get(metric, metric.replace("_", " "))
 
 
 def front_matter(draft: Draft, facts: CardFacts) -> str:
@@ -190,7 +183,8 @@ def verdict_lines(draft: Draft) -> list[str]:
 def how_it_was_measured(draft: Draft, facts: CardFacts) -> str:
     lines = ["## How it was measured", ""]
     rows = []
-    for name, metric in sorted(draft.metrics.items(), key=lambda item: item[0] != facts.metric):
+    known = {name: metric for name, metric in facts.further.items() if isinstance(metric, Metric)} | draft.metrics
+    for name, metric in sorted(known.items(), key=lambda item: item[0] != facts.metric):
         span = f"{100 * metric.ci[0]:.2f} to {100 * metric.ci[1]:.2f}"
         label = NAMES.get(name, text(name))
         rows.append([label, f"{100 * metric.value:.2f}", span, f"{metric.n:,}", text(metric.split)])
@@ -202,6 +196,14 @@ def how_it_was_measured(draft: Draft, facts: CardFacts) -> str:
         lines.append(f"Probabilities are calibrated {fitted} (Guo et al. 2017).")
     lines.append("The interval covers the luck of the test rows; another training run varies besides.")
     return "\n".join(lines) + "\n"
+
+
+def pictures_section(pictures: Mapping[str, str]) -> str:
+    if not pictures:
+        return ""
+    shown = [f"![{text(title)}]({file})" for file, title in pictures.items()]
+    lead = "With the worst errors, and the intervals of every label, in one page: [report.html](report.html)."
+    return "\n\n".join(["## Report", lead, *shown]) + "\n"
 
 
 def class_section(classes: Sequence[ClassFacts]) -> str:

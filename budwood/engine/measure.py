@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import comb
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,8 @@ class Scores:
     metrics: Mapping[str, float]
     answers: Sequence[Answer] = field(repr=False)
     seconds: float
+    logits: NDArray[Any] | None = field(default=None, repr=False)
+    """Before calibration, shape (rows, …); only where they were asked for."""
 
     def __len__(self) -> int:
         return len(self.per_row)
@@ -61,8 +64,11 @@ class Timing:
     batches: list[int] = field(default_factory=list)
 
 
-def score(predictor: Predictor, rows: Sequence[Row], batch_size: int = 32) -> Scores:
+def score(predictor: Predictor, rows: Sequence[Row], batch_size: int = 32, *, keep_logits: bool = False) -> Scores:
     """Score a predictor on labelled rows, through the same path that serves.
+
+    Args:
+        keep_logits: keep what the answers were decoded from, for a report on calibration.
 
     Raises:
         DataError: there are no rows, or one has an unknown label.
@@ -70,7 +76,11 @@ def score(predictor: Predictor, rows: Sequence[Row], batch_size: int = 32) -> Sc
     if not rows:
         raise DataError("there are no rows to score", where="rows", fix="give a table with labelled rows")
     start = time.perf_counter()
-    answers = predictor.predict_all(rows, batch_size)
+    answers, logits = (
+        predictor.predict_with_logits(rows, batch_size)
+        if keep_logits
+        else (predictor.predict_all(rows, batch_size), None)
+    )
     seconds = time.perf_counter() - start
     per_row = predictor.task.row_scores(answers, rows)
     return Scores(
@@ -81,6 +91,7 @@ def score(predictor: Predictor, rows: Sequence[Row], batch_size: int = 32) -> Sc
         metrics=predictor.task.metrics(answers, rows),
         answers=answers,
         seconds=seconds,
+        logits=logits,
     )
 
 

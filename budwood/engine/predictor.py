@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from budwood.core import registry
 from budwood.core.bundle import Bundle
@@ -46,9 +47,14 @@ class Predictor:
 
     def predict(self, rows: Sequence[Row], top: int = 3) -> list[Answer]:
         """Answers for one batch of rows that `task.parse` has accepted."""
+        return self.answers_and_outputs(rows, top)[0]
+
+    def answers_and_outputs(self, rows: Sequence[Row], top: int = 3) -> tuple[list[Answer], Arrays]:
+        """Answers for one batch, and the raw outputs that they were decoded from."""
         encoded = self.encoder(rows)
-        answers = self.task.decode(self.runtime.run(encoded.inputs), self.calibration, top)
-        return [answer | note for answer, note in zip(answers, encoded.notes, strict=True)]
+        outputs = self.runtime.run(encoded.inputs)
+        answers = self.task.decode(outputs, self.calibration, top)
+        return [answer | note for answer, note in zip(answers, encoded.notes, strict=True)], outputs
 
     def predict_all(self, rows: Sequence[Row], batch_size: int = 32, top: int = 3) -> list[Answer]:
         """Answers for any number of rows, in their order; rows of like length share a batch, so little is padded."""
@@ -57,6 +63,18 @@ class Predictor:
             for index, answer in zip(batch, self.predict([rows[i] for i in batch], top), strict=True):
                 answers[index] = answer
         return answers
+
+    def predict_with_logits(
+        self, rows: Sequence[Row], batch_size: int = 32, top: int = 3
+    ) -> tuple[list[Answer], NDArray[Any]]:
+        """As `predict_all`, with the logits before calibration, shape (rows, …), from the same pass."""
+        answers: list[Answer] = [{}] * len(rows)
+        logits: list[Any] = [None] * len(rows)
+        for batch in batches(self.task.lengths(rows), batch_size):
+            found, outputs = self.answers_and_outputs([rows[i] for i in batch], top)
+            for index, answer, row in zip(batch, found, outputs["logits"], strict=True):
+                answers[index], logits[index] = answer, row
+        return answers, np.asarray(logits)
 
     def outputs(self, rows: Sequence[Row], batch_size: int = 32) -> Arrays:
         """The raw model outputs for any number of rows, in their order, before calibration."""

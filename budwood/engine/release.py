@@ -2,21 +2,29 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from budwood.core.bundle import Bundle, Metric
 from budwood.core.dataset import Splits
 from budwood.core.report import ShrinkReport
-from budwood.engine.card import CardFacts, model_card, per_class
+from budwood.engine.card import CardFacts, model_card, title_of
+from budwood.engine.drawing import Picture, inline
 from budwood.engine.graft import copy_files, data_record
 from budwood.engine.machine import Energy, describe
 from budwood.engine.measure import Scores
 from budwood.engine.predictor import task_of
 from budwood.engine.reference import statistics
+from budwood.engine.report_facts import Outcome, outcome_of
+from budwood.engine.report_page import report_page
+from budwood.engine.report_plots import Compared, Progressed, draw_pictures
 
-__all__ = ["release"]
+__all__ = ["REPORT", "release"]
+
+REPORT = "report.html"
+FOLDER = "report"
+"""Where the report's pictures lie in a bundle."""
 
 
 def release(
@@ -32,25 +40,32 @@ def release(
     shrink: ShrinkReport | None = None,
     calibration: Mapping[str, float] | None = None,
     pictures: Mapping[str, Path] | None = None,
+    compared: Sequence[Compared] = (),
+    progressed: Progressed | None = None,
 ) -> Bundle:
-    """A child of `bundle` with the same model, and with its test scores, report, drift reference and README.md.
+    """A child of `bundle` with the same model, and with its test scores, reports, drift reference and README.md.
 
-    `pictures` maps file names in the bundle to files that are copied there.
+    Args:
+        pictures: files that are copied into the bundle, by their names there; `pareto.svg` is shown in the report too.
+        compared: the models that came before, for the report.
+        progressed: how the training went, for the report.
     """
-    task = task_of(bundle)
-    found = {scores.metric: Metric(value=scores.value, ci=scores.ci, n=len(scores), split="test")}
+    task, machine = task_of(bundle), describe()
+    outcome = outcome_of(
+        task, splits.test.rows, scores, bundle.manifest.calibration if calibration is None else calibration
+    )
     reference = statistics(task, splits.train.rows, scores.answers)  # a parent's confidence is not its child's
-    machine = describe()
     draft = bundle.draft(
         "describe",
         data=data_record(splits),  # the last fit may have learnt from train and validation rows together
-        metrics=found,
+        metrics={scores.metric: Metric(value=scores.value, ci=scores.ci, n=len(scores), split="test")},
         reference=reference,
-        report={**bundle.manifest.report, **report, "further_metrics": dict(scores.metrics)},
+        report={**bundle.manifest.report, **report, **measured(scores, outcome)},
         environment={key: str(value) for key, value in machine.items()},
         calibration=dict(bundle.manifest.calibration if calibration is None else calibration),
     )
-
+    models = (*compared, Compared("this model", scores.value, scores.ci))
+    drawn = draw_pictures(title_of(scores.metric), models, outcome, progressed or Progressed())
     pooling = json.loads(bundle.file("pooling.json").read_bytes()) if "pooling.json" in bundle.manifest.files else {}
     facts = CardFacts(
         name=name,
@@ -58,19 +73,64 @@ def release(
         pipeline_tag=task.pipeline_tag,
         formats=bundle.formats,
         size_mb=bundle.serving_bytes / 1e6,
-        classes=per_class(scores.answers, splits.test.rows) if "labels" in task.to_json() else (),
+        classes=outcome.classes,
         energy=energy,
         seconds=seconds,
         machine=machine,
         pooling=pooling.get("pooling"),
         normalize=pooling.get("normalize", False),
         shrink=shrink,
+        further=further(scores, outcome),
+        pictures={f"{FOLDER}/{picture.name}.png": picture.title for picture in drawn.values()},
     )
 
     def write(stage: Path) -> None:
-        copy_files(bundle, sorted(set(bundle.manifest.files) - {"README.md"}), stage)
+        copy_files(bundle, sorted(name for name in bundle.manifest.files if not told_anew(name)), stage)
         for file, source in (pictures or {}).items():
             shutil.copyfile(source, stage / file)
+        write_pictures(drawn, stage)
+        shown = drawn | pareto_of(stage)
+        (stage / REPORT).write_text(report_page(draft, facts, outcome, models, shown), encoding="utf-8")
         (stage / "README.md").write_text(model_card(draft, facts), encoding="utf-8")
 
     return Bundle.create(out, draft, write)
+
+
+def measured(scores: Scores, outcome: Outcome) -> dict[str, Any]:
+    """What the manifest keeps of the test, beside the headline metric."""
+    pairs = (("before", outcome.before), ("after", outcome.after))
+    return {
+        "further_metrics": dict(scores.metrics),
+        "further_intervals": {name: list(span) for name, span in outcome.intervals.items()},
+        "calibration": {name: {"ece": found.ece, "brier": found.brier} for name, found in pairs if found},
+    }
+
+
+def write_pictures(drawn: Mapping[str, Picture], stage: Path) -> None:
+    (stage / FOLDER).mkdir()
+    for picture in drawn.values():
+        (stage / FOLDER / f"{picture.name}.png").write_bytes(picture.png)
+
+
+def pareto_of(stage: Path) -> dict[str, Picture]:
+    """The picture of a shrink as the page shows it, where there is one."""
+    path = stage / "pareto.svg"
+    if not path.exists():
+        return {}
+    title = "score against latency of the parent and every candidate"
+    return {"pareto": Picture("pareto", title, inline(path.read_text(encoding="utf-8"), "pareto", title), b"")}
+
+
+def told_anew(name: str) -> bool:
+    """Whether a file tells of the bundle that it was in, and not of its child."""
+    return name in ("README.md", REPORT) or name.startswith(f"{FOLDER}/")
+
+
+def further(scores: Scores, outcome: Outcome) -> dict[str, Metric | float]:
+    """The metrics beside the headline, with an interval where one was resampled."""
+    return {
+        name: Metric(value=value, ci=outcome.intervals[name], n=len(scores), split="test")
+        if name in outcome.intervals
+        else value
+        for name, value in scores.metrics.items()
+    }

@@ -27,7 +27,8 @@ from budwood.engine.machine import EnergyMeter, peak_memory_mb
 from budwood.engine.measure import Scores, score
 from budwood.engine.predictor import Predictor
 from budwood.engine.reading import named_files, read_dataset
-from budwood.engine.release import release
+from budwood.engine.release import REPORT, release
+from budwood.engine.report_plots import Compared, Progressed
 from budwood.engine.splits import make_splits
 from budwood.engine.statistics import better
 from budwood.engine.threads import share_cores
@@ -73,6 +74,10 @@ class Bench:
     seconds: float | None = None
     """What each fit may take."""
     stages: dict[str, float] = field(default_factory=dict)
+    histories: list[Any] = field(default_factory=list)
+    """(step, score) on held-out rows of each fit of the method that was tried."""
+    curve: Mapping[str, Any] | None = None
+    """The baseline's learning curve."""
 
     def say(self, what: str, note: str) -> None:
         self.progress(what, 0, 0, note)
@@ -131,6 +136,7 @@ def run(job: Job, store: Store, progress: Progress) -> Adapted:
         version=entry.version,
         id=entry.bundle.id,
         path=entry.bundle.path,
+        report=entry.bundle.path / REPORT,
         task=task.name,
         base=found.label,
         method=method,
@@ -223,13 +229,14 @@ def learn(bench: Bench, splits: Splits) -> Learned:
     with bench.stage("head"):
         heads = [bench.make(trial, (HEAD,)) for trial in trials]
     decision, tried = compare(bench, choice, trials, heads)
+    bench.histories = [bundle.manifest.report.get("history", []) for bundle in tried]
     chain = (HEAD, *(() if decision.method == "head" else (step("adapt", decision.method)(),)))
     rows = splits
     if choosing.small(splits):
         rows = choosing.merged(splits)
         chain = (HEAD, *(replace(item, **epochs_of(tried)) for item in chain[1:]))
     with bench.stage("final fit"):
-        bench.make(rows, (HEAD,))
+        bench.curve = bench.make(rows, (HEAD,)).manifest.report.get("curve")
         bench.make(rows, chain)
     return guard(
         bench, decision, splits, rows, chain, {"head": calibration(heads), decision.method: calibration(tried)}
@@ -317,7 +324,8 @@ def publish(
     method, why, baseline, calibration = facts
     done = [item for item in store.list() if item.name == name and item.bundle and item.bundle.parent == final.id]
     with closing(Predictor.open(final)) as predictor:
-        scores = score(replace(predictor, calibration=calibration), splits.test.rows)
+        honest = replace(predictor, calibration=calibration)
+        scores = score(honest, splits.test.rows, keep_logits="labels" in bench.task.to_json())
     if done:  # a run that was killed after it had published
         return store.resolve(f"{name}:{done[-1].version}"), scores
     report: Mapping[str, Any] = {
@@ -338,5 +346,7 @@ def publish(
         energy=bench.meter.energy,
         seconds=time.monotonic() - bench.began,
         calibration=calibration,
+        compared=() if method == "head" else (Compared("baseline (head)", baseline.value, baseline.ci),),
+        progressed=Progressed(() if method == "head" else bench.histories, bench.curve),
     )
     return store.publish(name, described), scores

@@ -34,6 +34,8 @@ class Adapted:
     version: int
     id: str
     path: Path
+    report: Path
+    """The page with all that was measured, in the bundle."""
     task: str
     base: str
     method: str

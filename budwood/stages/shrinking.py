@@ -23,6 +23,7 @@ from budwood.engine.plot import pareto
 from budwood.engine.predictor import Predictor
 from budwood.engine.reading import read_dataset
 from budwood.engine.release import release
+from budwood.engine.report_plots import Compared
 from budwood.engine.splits import make_splits
 from budwood.engine.statistics import non_inferiority
 from budwood.engine.threads import share_cores
@@ -281,7 +282,12 @@ def judge(
 
 def scored(bundle: Bundle, rows: Any) -> Scores:
     with closing(Predictor.open(bundle)) as predictor:
-        return score(predictor, rows)
+        return score(predictor, rows, keep_logits="labels" in predictor.task.to_json())
+
+
+def parents(report: ShrinkReport) -> tuple[Compared, ...]:
+    parent = report.reference
+    return (Compared(parent.recipe, parent.score, parent.ci),) if parent.score is not None and parent.ci else ()
 
 
 def publish(work: Bench, store: Store, chosen: Bundle, report: ShrinkReport, scores: Scores) -> Entry:
@@ -301,6 +307,7 @@ def publish(work: Bench, store: Store, chosen: Bundle, report: ShrinkReport, sco
         seconds=time.monotonic() - work.began,
         shrink=report,
         pictures=pictures,
+        compared=parents(report),
     )
     entry = store.publish(name, described)
     shutil.rmtree(out, ignore_errors=True)

@@ -56,6 +56,7 @@ def adapted(tmp_path: Path) -> Adapted:
         version=3,
         id="a" * 64,
         path=tmp_path / "models" / "tickets" / "3",
+        report=tmp_path / "models" / "tickets" / "3" / "report.html",
         task="text_classification",
         base="minilm",
         method="full",

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from budwood.core.budget import Budget
 from budwood.core.bundle import Bundle, DataRecord, Draft, Metric, StepRecord
 from budwood.core.report import Candidate, ShrinkReport
-from budwood.engine.card import CardFacts, ClassFacts, model_card, per_class
+from budwood.engine.card import CardFacts, ClassFacts, model_card
 from budwood.engine.machine import Energy
 from budwood.engine.markup import code, text, yaml
+from budwood.engine.report_facts import class_facts, indicators
 
 HOSTILE = (
     "x\n---\nlicense: evil\n<script>alert(1)</script> [a](javascript:b) "
@@ -52,6 +53,11 @@ def facts(**changes: Any) -> CardFacts:
         "machine": {"cpu": "Test CPU"},
     }
     return CardFacts(**(fields | changes))
+
+
+def per_class(answers: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[ClassFacts]:
+    labels = ["a", "b", "c", "d", HOSTILE]
+    return list(class_facts(labels, *indicators(labels, rows, answers)))
 
 
 def parsed(card: str) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def test_adapt_publishes_a_bundle_that_every_library_opens(adapted: tuple[Path, 
 
     encoder = transformers.AutoModel.from_pretrained(str(bundle.path), local_files_only=True)
     assert encoder.config.num_hidden_layers == 2
+    assert facts["report"] == str(bundle.path / "report.html")
+    assert {"report.html", "report/confusion.png"} <= set(bundle.manifest.files)
     assert not list((store / ".work").glob("adapt-*[!k]/steps")), "the work folder of a finished run is removed"
 
 
@@ -99,7 +101,9 @@ def test_shrink_publishes_the_smallest_that_passes_and_says_why(adapted: tuple[P
     sizes = {item["recipe"]: item["size_mb"] for item in facts["candidates"] if item["within_budget"]}
     assert sizes[facts["chosen"]] == min(sizes.values()) < facts["reference"]["size_mb"]
     bundle = Bundle.open(facts["path"])
-    assert {"pareto.svg", "pareto.png", "README.md"} <= set(bundle.manifest.files)
+    assert {"pareto.svg", "pareto.png", "README.md", "report.html", "report/compared.png"} <= set(bundle.manifest.files)
+    assert "report/learning.png" not in bundle.manifest.files, "the parent's pictures do not tell of the child"
+    assert 'class="pareto"' in (bundle.path / "report.html").read_text("utf-8")
     assert conformance.check(Predictor.open(bundle), bundle) <= conformance.read(bundle)["tolerance"]
     assert Store(store).resolve("tickets").version == facts["version"] == 2
 
@@ -125,6 +129,9 @@ def test_every_method_trains_and_beats_a_guess(tiny_bert: Path, tmp_path: Path, 
     assert method in result.verdict
     history = [step.name for step in Bundle.open(result.path).manifest.history]
     assert history[:3] == ["base", "adapt.head", f"adapt.{method}"]
+    files = set(Bundle.open(result.path).manifest.files)
+    assert {"report/compared.png", "report/confusion.png", "report/learning.png"} <= files
+    assert ("report/training.png" in files) == (method != "few_shot")
 
 
 def test_several_labels_a_row(tiny_bert: Path, tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ from budwood.engine import graft, linear_head
 
 __all__ = ["Head"]
 
+CURVE_ROWS = 1000
+"""Rows of the learning curve, which the embeddings give for a second's work."""
+
 
 @final
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Head(Step):
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         from budwood.engine.batching import Rows, run
+        from budwood.engine.forecast import forecast
 
         studied = graft.lesson(parent, context)
         rows = Rows(studied.task, studied.encoder, studied.splits.train.rows)
@@ -37,4 +41,7 @@ class Head(Step):
         penalty = self.penalty or linear_head.choose_penalty(embeddings, rows.targets, n_labels, context.seed)
         linear_head.install(studied.model, linear_head.fit(embeddings, rows.targets, n_labels, penalty))
         calibrated = graft.calibration(studied, studied.splits.validation.rows)
-        return graft.save_child(parent, context, self, studied, calibrated, {"penalty": penalty})
+        few = slice(CURVE_ROWS)  # rows are in the order of their hashes, so these are a draw
+        curve = forecast(embeddings[few], rows.targets[few], n_labels, penalty, context.seed)
+        report = {"penalty": penalty, "curve": curve.to_json() if curve else None}
+        return graft.save_child(parent, context, self, studied, calibrated, report)

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 import tiny
 
 from budwood.core.bundle import Bundle
+from budwood.core.page import PAGE_END, PAGE_START
 from budwood.serving.limits import Limits
 from budwood.serving.model import Served
 from budwood.serving.server import Handle, start
@@ -28,10 +30,16 @@ def null_bundle(path: Path, delay_seconds: float = 0.0, labels: Sequence[str] = 
         tiny.write_files(folder, labels)
         words = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
         settings = {"fail_id": words[POISON], "nan_id": words[NAN], "exit_id": words[EXIT]}
+        (folder / "report.html").write_text(report_page(labels))
         (folder / "null.json").write_text(json.dumps({"delay_seconds": delay_seconds, **settings}))
 
     task = {"name": "text_classification", "labels": list(labels), "multi_label": False, "max_tokens": tiny.MAX_TOKENS}
     return Bundle.create(path, tiny.draft(task=task), write)
+
+
+def report_page(labels: Sequence[str]) -> str:
+    """The least that is a report."""
+    return f"{PAGE_START}<title>tiny</title></head><body><h1>{escape(', '.join(labels))}</h1>{PAGE_END}"
 
 
 def start_null(path: Path, *, delay_seconds: float = 0.0, limits: Limits = QUICK, **options: Any) -> Handle:

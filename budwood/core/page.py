@@ -12,10 +12,14 @@ from pathlib import Path
 
 from budwood.core.formats import decode, read_capped, refuse
 
-__all__ = ["PAGE_END", "PAGE_START", "check_page"]
+__all__ = ["PAGE_END", "PAGE_START", "POLICY", "REPORT", "check_page"]
+
+REPORT = "report.html"
+"""The page's name in a bundle."""
 
 MAX_PAGE_BYTES = 4 << 20
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+"""What a browser may do with a page: show its styles and the images within it."""
 PAGE_START = f"""<!doctype html>
 <html lang="en">
 <head>

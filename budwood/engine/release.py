@@ -8,6 +8,7 @@ from typing import Any
 
 from budwood.core.bundle import Bundle, Metric
 from budwood.core.dataset import Splits
+from budwood.core.page import REPORT
 from budwood.core.report import ShrinkReport
 from budwood.engine.card import CardFacts, model_card, title_of
 from budwood.engine.drawing import Picture, inline
@@ -22,7 +23,6 @@ from budwood.engine.report_plots import Compared, Progressed, draw_pictures
 
 __all__ = ["REPORT", "release"]
 
-REPORT = "report.html"
 FOLDER = "report"
 """Where the report's pictures lie in a bundle."""
 

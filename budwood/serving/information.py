@@ -3,11 +3,12 @@
 import json
 from typing import Any
 
+from budwood.core.page import POLICY
 from budwood.serving.errors import HttpError
 from budwood.serving.http import Request, Response
 from budwood.serving.service import Service
 
-__all__ = ["live", "metrics", "models", "openapi", "page", "ready", "stats"]
+__all__ = ["live", "metrics", "models", "openapi", "page", "ready", "report", "stats"]
 
 PAGE_HEADERS = (
     (
@@ -19,6 +20,11 @@ PAGE_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-cache"),
 )
+REPORT_HEADERS = (
+    (b"content-security-policy", f"{POLICY}; frame-ancestors 'none'; sandbox".encode()),
+    *PAGE_HEADERS[1:],
+)
+"""A report comes from a bundle, so it is shown as a page of nobody: without scripts, forms or an origin."""
 
 
 async def live(service: Service, request: Request) -> Response:
@@ -47,6 +53,7 @@ async def stats(service: Service, request: Request) -> Response:
             "task": model.task.name,
             "input": model.task.inputs[0],
             "files": list(model.task.files),
+            "report": bool(model.report),
             "predictions": {label: int(n) for label, n in service.board.predictions(model.index).items()},
         }
         for model in service.models
@@ -65,6 +72,14 @@ async def models(service: Service, request: Request) -> Response:
 
 async def openapi(service: Service, request: Request) -> Response:
     return Response(service.openapi)
+
+
+async def report(service: Service, request: Request) -> Response:
+    """The report of a model. Raises HttpError 404 where its bundle has none."""
+    request.model = service.find(request.parameters["name"])
+    if not request.model.report:
+        raise HttpError(404, "this model has no report: its bundle was made without one")
+    return Response(request.model.report, content_type=b"text/html; charset=utf-8", headers=REPORT_HEADERS)
 
 
 async def page(service: Service, request: Request) -> Response:

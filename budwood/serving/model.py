@@ -6,6 +6,7 @@ from datetime import datetime
 
 from budwood.core.bundle import Bundle
 from budwood.core.errors import BudwoodError, BundleError
+from budwood.core.page import REPORT
 from budwood.core.task import Task
 from budwood.engine import conformance
 from budwood.engine.predictor import Predictor, task_of
@@ -49,6 +50,8 @@ class Model:
     predictor: Predictor
     created: int = 0
     """When its bundle was made, in seconds since 1970."""
+    report: bytes = b""
+    """The page with what was measured of it; empty where its bundle has none."""
     headers: tuple[tuple[bytes, bytes], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +95,8 @@ def first_line(error: BaseException) -> str:
 def prove(served: Served, index: int, runtime: str, batch: int) -> Model:
     predictor = Predictor.open(served.bundle, runtime, threads=1)
     created = int(datetime.fromisoformat(served.bundle.manifest.created).timestamp())
-    model = Model(served.name, served.version, index, predictor, created)
+    report = served.bundle.read(REPORT) if REPORT in served.bundle.manifest.files else b""
+    model = Model(served.name, served.version, index, predictor, created, report)
     # The null runtime computes nothing, so there is nothing to prove.
     if runtime != "null" and (served.bundle.path / conformance.FILE).exists():
         conformance.check(predictor, served.bundle)

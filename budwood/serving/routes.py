@@ -53,6 +53,7 @@ ROUTES = (
     Route("GET", "/ping", information.ready, "The same, where SageMaker looks for it", open=True),
     Route("GET", "/metrics", information.metrics, "Figures in the Prometheus text format", "text"),
     Route("GET", "/stats", information.stats, "Live figures over the last ten seconds"),
+    Route("GET", "/models/{name}/report", information.report, "What was measured of a model, as a page", "html"),
     Route("GET", "/openapi.json", information.openapi, "This document"),
     Route("GET", "/", information.page, "The page to try the model on", "html", open=True),
     Route("GET", "/docs", information.page, "The page that shows this document", "html", open=True),

@@ -139,7 +139,7 @@ def test_type_and_see_the_answer(tab: Tab, evil: Handle) -> None:
     tab.wait_for("Number(document.getElementById('rate').textContent) > 0")
     tab.wait_for("document.querySelectorAll('#counts tr').length === 1")
     assert tab.js("document.getElementById('p50').textContent").endswith(" ms")
-    assert tab.js("document.querySelectorAll('img').length") == 0
+    assert tab.js("document.querySelectorAll('img:not(#preview)').length") == 0
     assert tab.js("document.title") == "Budwood"
     assert tab.complaints() == []
 
@@ -156,10 +156,20 @@ def test_the_keyboard_reaches_everything(tab: Tab, evil: Handle) -> None:
     tab.open(evil.url)
     tab.wait_for("document.getElementById('title').textContent !== ''")
     seen = []
-    for _ in range(6):
+    for _ in range(7):
         tab.press("Tab", 9)
         seen.append(tab.js("document.activeElement.textContent.trim() || document.activeElement.id"))
-    assert seen[:5] == ["Skip to the text", "Try it", "API", "text", "Predict"]
+    assert seen[:6] == ["Skip to the text", "Try it", "Report", "API", "text", "Predict"]
+
+
+def test_the_report_is_one_click_away(tab: Tab, evil: Handle) -> None:
+    tab.open(evil.url)
+    tab.wait_for("!document.getElementById('report').hidden")
+    tab.js("document.getElementById('report').click()")
+    tab.wait_for("location.pathname === '/models/tiny/report' && document.readyState === 'complete'")
+    assert tab.js("document.querySelector('h1').textContent").startswith("<img src=x")
+    assert tab.js("self.origin") == "null"
+    assert tab.complaints() == []
 
 
 def test_the_page_of_the_api(tab: Tab, evil: Handle) -> None:

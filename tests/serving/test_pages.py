@@ -2,11 +2,16 @@
 
 import re
 from importlib.resources import files
+from pathlib import Path
 
 import httpx
 import pytest
+import served
+import tiny
 
 from budwood.serving.app import FILES, pages
+from budwood.serving.model import Served
+from budwood.serving.server import start
 
 WEB = files("budwood").joinpath("web")
 MARKUP = {name: WEB.joinpath(name).read_text("utf-8") for name in ("index.html", "docs.html")}
@@ -19,6 +24,30 @@ def test_every_file_is_served(client: httpx.Client) -> None:
         assert (reply.status_code, reply.headers["content-type"]) == (200, kind)
         assert reply.content == WEB.joinpath(name).read_bytes()
     assert sum(len(body) for _, body in pages().values()) < 40_000
+
+
+def test_the_report_is_a_page_of_nobody(client: httpx.Client) -> None:
+    reply = client.get("/models/tiny/report")
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "<h1>delivery, praise, refund</h1>" in reply.text
+    policy = reply.headers["content-security-policy"].split("; ")
+    assert {"default-src 'none'", "img-src data:", "form-action 'none'", "frame-ancestors 'none'", "sandbox"} <= set(
+        policy
+    )
+    assert not any(part.startswith(("script-src", "connect-src")) for part in policy)
+    assert client.get("/stats").json()["models"][0]["report"] is True
+
+
+def test_a_model_without_a_report_says_so(tmp_path: Path) -> None:
+    bundle = tiny.bundle(tmp_path / "bundle")
+    with start([Served("plain", "1", bundle)], limits=served.QUICK) as handle:
+        reply = httpx.get(f"{handle.url}/models/plain/report")
+        assert (reply.status_code, reply.json()["detail"]) == (
+            404,
+            "this model has no report: its bundle was made without one",
+        )
+        assert httpx.get(f"{handle.url}/models/other/report").status_code == 404
+        assert httpx.get(f"{handle.url}/stats").json()["models"][0]["report"] is False
 
 
 @pytest.mark.parametrize("name", MARKUP)

@@ -83,6 +83,9 @@ function take(given) {
 
 // What the chosen model reads decides which field is shown.
 function showField() {
+  const model = chosen();
+  show("report", Boolean(model?.report));
+  if (model) byId("report").href = `/models/${encodeURIComponent(model.name)}/report`;
   const reads = Boolean(chosen()?.files.length);
   show("text-row", !reads);
   show("file-row", reads);
@@ -165,6 +168,18 @@ byId("text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("form").requestSubmit();
 });
 byId("model").addEventListener("change", showField);
+// A link cannot send a key, so with one the report is fetched, and saved.
+byId("report").addEventListener("click", async (event) => {
+  if (!key) return;
+  event.preventDefault();
+  const reply = await fetch(byId("report").href, { headers: headers() });
+  if (!reply.ok) return;
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await reply.blob());
+  link.download = `${chosen().name}-report.html`;
+  link.click();
+  URL.revokeObjectURL(link.href);
+});
 byId("file").addEventListener("change", (event) => take(event.target.files[0]));
 for (const kind of ["dragover", "drop"]) {
   byId("drop").addEventListener(kind, (event) => {

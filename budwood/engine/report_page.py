@@ -303,8 +303,8 @@ section { margin: 2.5rem 0; }
 .quiet, figcaption, footer { color: var(--quiet); font-size: .9rem; }
 .note { border-left: 4px solid var(--leaf); padding-left: 1rem; overflow-wrap: anywhere; }
 figure { margin: 1.25rem 0; padding: 1rem; background: var(--card); border: 1px solid var(--line);
-  border-radius: .5rem; }
-figure svg { display: block; width: 100%; height: auto; }
+  border-radius: .5rem; overflow-x: auto; }
+figure svg { display: block; width: 100%; min-width: 34rem; height: auto; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figcaption { margin-top: .75rem; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
@@ -312,6 +312,7 @@ table { border-collapse: collapse; width: 100%; font-size: .95rem; font-variant-
 th, td { text-align: left; vertical-align: top; padding: .35rem 1rem .35rem 0; border-bottom: 1px solid var(--line); }
 th { color: var(--quiet); font-weight: normal; font-size: .85rem; }
 td { overflow-wrap: anywhere; min-width: 4rem; }
+.errors { min-width: 40rem; }
 .errors td:first-child { width: 46%; }
 .errors td { width: 22%; }
 .errors td:nth-child(4) { width: 10%; white-space: nowrap; }

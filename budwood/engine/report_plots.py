@@ -251,6 +251,8 @@ def line(axes: "Axes", found: Reliability, color: str, name: str) -> None:
 
 def draw_history(history: Sequence[Sequence[tuple[int, float]]]) -> "Figure":
     """Score on held-out rows after each epoch, one line a fit; the epoch that was kept is ringed."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = one_plot(2.9, 0.8, 0.5)
     for fit in history:
         steps, scores = zip(*fit, strict=True)
@@ -263,6 +265,7 @@ def draw_history(history: Sequence[Sequence[tuple[int, float]]]) -> "Figure":
         )
     axes.set_xlabel("updates of the weights", color=ON_WHITE.text)
     axes.set_ylabel("score on held-out rows", color=ON_WHITE.text)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.xaxis.set_major_formatter(plain_numbers())
     percent(axes.yaxis)
     return figure

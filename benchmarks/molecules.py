@@ -73,7 +73,7 @@ def run(data: Path, job: Job) -> dict[str, Any]:
             seconds[steps[-1].name] = round(seconds.get(steps[-1].name, 0.0) + time.monotonic() - began, 1)
             return bundle
 
-        chosen = molecules.learn(make, splits, say=lambda line: print("  ", line, flush=True))
+        chosen = molecules.choose_model(make, splits, say=lambda line: print("  ", line, flush=True))
         trial = {way: make(splits, molecules.chain(way, {})) for way in chosen.tried}
         tests = {way: tested(bundle, splits) for way, bundle in trial.items()}
         return {

@@ -40,7 +40,8 @@ def adapt(
     Raises:
         DataError: the data cannot be used. UsageError: a parameter is off. NotFoundError: data or base is not there.
     """
-    from budwood.stages.adapting import Job, run
+    from budwood.stages.adapting import run
+    from budwood.stages.workbench import Job
 
     job = Job(data, task, base, name, target, input, group, test, method, shots, seed, max_minutes, fresh)
     return run(job, Store.default(store), progress)
@@ -67,8 +68,8 @@ def plan(
     Raises:
         DataError: the data cannot be used. UsageError: a parameter is off. NotFoundError: data or base is not there.
     """
-    from budwood.stages.adapting import Job
     from budwood.stages.planning import run
+    from budwood.stages.workbench import Job
 
     job = Job(data, task, base, None, target, input, group, test, method, shots, seed, max_minutes, fresh=False)
     return run(job, Store.default(store), progress)

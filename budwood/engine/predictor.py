@@ -11,7 +11,7 @@ from budwood.core import registry
 from budwood.core.bundle import Bundle
 from budwood.core.errors import BundleError
 from budwood.core.runtime import Runtime
-from budwood.core.task import Answer, Arrays, Calibration, Encoder, Row, Task
+from budwood.core.task import Answer, Arrays, Calibration, Encoded, Encoder, Row, Task
 
 __all__ = ["Predictor", "task_of"]
 
@@ -47,14 +47,7 @@ class Predictor:
 
     def predict(self, rows: Sequence[Row], top: int = 3) -> list[Answer]:
         """Answers for one batch of rows that `task.parse` has accepted."""
-        return self.answers_and_outputs(rows, top)[0]
-
-    def answers_and_outputs(self, rows: Sequence[Row], top: int = 3) -> tuple[list[Answer], Arrays]:
-        """Answers for one batch, and the raw outputs that they were decoded from."""
-        encoded = self.encoder(rows)
-        outputs = self.runtime.run(encoded.inputs)
-        answers = self.task.decode(outputs, self.calibration, top)
-        return [answer | note for answer, note in zip(answers, encoded.notes, strict=True)], outputs
+        return self.task.answer(rows, self.encoder, self.runtime.run, self.calibration, top)
 
     def predict_all(self, rows: Sequence[Row], batch_size: int = 32, top: int = 3) -> list[Answer]:
         """Answers for any number of rows, in their order; rows of like length share a batch, so little is padded."""
@@ -71,20 +64,26 @@ class Predictor:
         answers: list[Answer] = [{}] * len(rows)
         logits: list[Any] = [None] * len(rows)
         for batch in batches(self.task.lengths(rows), batch_size):
-            found, outputs = self.answers_and_outputs([rows[i] for i in batch], top)
-            for index, answer, row in zip(batch, found, outputs["logits"], strict=True):
-                answers[index], logits[index] = answer, row
+            encoded = self.encoder([rows[i] for i in batch])
+            outputs = self.finished(encoded)
+            found = self.task.decode(outputs, self.calibration, top)
+            for index, answer, note, row in zip(batch, found, encoded.notes, outputs["logits"], strict=True):
+                answers[index], logits[index] = answer | note, row
         return answers, np.asarray(logits)
 
     def outputs(self, rows: Sequence[Row], batch_size: int = 32) -> Arrays:
-        """The raw model outputs for any number of rows, in their order, before calibration."""
+        """The model outputs for any number of rows, in their order, before calibration."""
         order: list[int] = []
         parts: list[Arrays] = []
         for batch in batches(self.task.lengths(rows), batch_size):
             order.extend(batch)
-            parts.append(self.runtime.run(self.encoder([rows[i] for i in batch]).inputs))
+            parts.append(self.finished(self.encoder([rows[i] for i in batch])))
         back = np.argsort(np.asarray(order))
         return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
+
+    def finished(self, encoded: Encoded) -> Arrays:
+        """What is kept of the outputs for one encoded batch."""
+        return self.task.finish(encoded.inputs, self.runtime.run(encoded.inputs))
 
     def close(self) -> None:
         self.runtime.close()

@@ -20,6 +20,7 @@ from budwood.engine.collection import collection_of
 from budwood.engine.columns import Columns, choose_columns
 from budwood.engine.label_cells import Label, to_labels
 from budwood.engine.table import CELL_LIMIT, Place, Reader, Table, Value, note
+from budwood.engine.table_kinds import RowMaker, row_maker
 
 __all__ = ["Reading", "named_files", "read_dataset", "read_inputs", "reader_of"]
 
@@ -73,16 +74,18 @@ def read_dataset(
     input: str | None = None,
     group: str | None = None,
     *,
+    task: str = "auto",
     skip_bad: bool = False,
     keep_empty: bool = False,
 ) -> Reading:
-    """Read labelled rows `{"text", "label"}`, with `"group"` and `"split"` where the data has them.
+    """Read labelled rows `{"text", "label"}`, with `"group"` and `"split"` where the data has them; or other rows.
 
     A folder is read by its file names: train.*, dev.* (or valid.*, validation.*) and test.*, also below `data/`.
 
     Args:
         path: a file of any format in `budwood/data/`, or a folder of such files.
         target, input, group: column names; `input` may name several with commas, joined by a line feed.
+        task: the task that the rows are for; `auto` recognises images and molecules.
         skip_bad: leave out broken lines and rows without text or label, with a note that counts them.
         keep_empty: for the data doctor: keep rows without text or label, as empty texts, and leave out broken lines.
 
@@ -99,6 +102,8 @@ def read_dataset(
     tables: list[tuple[Table, Columns]] = []
     columns: Columns | None = None
     sources, more_notes = promote(sources_of(Path(path), skip_bad=skip_bad or keep_empty))
+    if (make := row_maker(task, [source.table for source in sources], input)) is not None:
+        return read_other(sources, make, more_notes, target, input)
     notes += more_notes
     for source in sources:
         name = source.path.name
@@ -124,6 +129,25 @@ def read_dataset(
     }
     names = tuple(source.path.name for source in sources)
     return Reading(Dataset(tuple(rows), names), tuple(places), tuple(notes), facts, tuple(broken), tuple(tables))
+
+
+def read_other(
+    sources: Sequence[Source], make: RowMaker, notes: Sequence[str], target: str | None, input: str | None
+) -> Reading:
+    """Rows of another kind out of tables; `split` where the file names say it."""
+    rows: list[Row] = []
+    places: list[Place] = []
+    lines = list(notes)
+    for source in sources:
+        name = source.path.name
+        found = make(source.table, name, target=target, input=input)
+        prefix = f"{name}: " if len(sources) > 1 else ""
+        lines += [prefix + line for line in (*source.table.notes, *found.notes)]
+        rows += [row if source.split is None else {**row, "split": source.split} for row in found.rows]
+        places += [Place(name, number) for number in found.numbers]
+    facts = {"sources": [describe(source) for source in sources], "input": input, "target": target, "rows": len(rows)}
+    names = tuple(source.path.name for source in sources)
+    return Reading(Dataset(tuple(rows), names), tuple(places), tuple(lines), facts)
 
 
 def read_inputs(path: Path | str, input: str | None = None, *, skip_bad: bool = False) -> list[Row]:

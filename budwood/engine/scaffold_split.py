@@ -17,7 +17,7 @@ from budwood.core.task import Row
 from budwood.engine.molecules import canonical, prepared, scaffold
 from budwood.engine.table import note
 
-__all__ = ["KINDS", "Cleaned", "clean", "kind_of", "scaffold_splits"]
+__all__ = ["KINDS", "Cleaned", "clean", "given_splits", "kind_of", "scaffold_splits"]
 
 Kind = Literal["scaffold", "scaffold_balanced", "random"]
 KINDS: tuple[Kind, ...] = ("scaffold", "scaffold_balanced", "random")
@@ -152,6 +152,44 @@ def scaffold_splits(
     apart = "no scaffold is on both sides" if kind != "random" else "molecules of one scaffold are on both sides"
     notes = (*cleaned.notes(), note("split", kind, f"{len(train):,}/{len(validation):,}/{len(test):,}: {apart}"))
     return Splits(train, validation, test, seed, notes)
+
+
+def given_splits(dataset: Dataset, test: Dataset | None, seed: int) -> Splits:
+    """Splits with given test molecules; a tenth of the other scaffolds is held out to choose by.
+
+    Args:
+        dataset: rows, with `split` where the data names it.
+        test: molecules to test on; without them, the rows that are called test.
+
+    Raises:
+        DataError: a split would be empty.
+    """
+    cleaned = clean(dataset.rows)
+    held = clean(test.rows).rows if test is not None else [row for row in cleaned.rows if row.get("split") == "test"]
+    known = {row["canonical"] for row in held}
+    rows = [row for row in cleaned.rows if row["canonical"] not in known]
+    removed = len(cleaned.rows) - len(rows) - (0 if test is not None else len(held))
+    numbers = [number for number, row in enumerate(rows) if row.get("split") == "validation"]
+    if not numbers:
+        _, numbers, rest = assign(units(rows, "scaffold_balanced", seed), len(rows), (0.9, 1.0))
+        numbers += rest
+    chosen = set(numbers)
+    train = [row for number, row in enumerate(rows) if number not in chosen]
+    if not train or not held or not chosen:
+        raise DataError(
+            f"{len(rows)} molecules beside {len(held)} for testing are too few",
+            where=", ".join(dataset.sources) or "the data",
+            fix="add molecules, or leave out --test",
+        )
+    parts = (Dataset.of(train, *dataset.sources), Dataset.of([rows[number] for number in numbers], *dataset.sources))
+    notes = [
+        *cleaned.notes(),
+        note("split", "given", f"{len(train):,}/{len(numbers):,}/{len(held):,}: as the data says"),
+    ]
+    if removed > 0:
+        notes.append(note("removed from train", f"{removed:,} molecules", "they are test molecules"))
+    sources = test.sources if test is not None else dataset.sources
+    return Splits(*parts, Dataset.of(held, *sources), seed, tuple(notes))
 
 
 def units(rows: Sequence[Row], kind: str, seed: int) -> list[list[int]]:

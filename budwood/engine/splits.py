@@ -94,6 +94,8 @@ def check_shares(test_share: float, validation_share: float, shots: int | None) 
 
 
 def check_classes(dataset: Dataset) -> None:
+    if not any("label" in row for row in dataset):  # texts to learn writing from
+        return
     classes = Counter(label for row in dataset for label in labels_of(row))
     if len(classes) < 2:
         names = ", ".join(repr(label) for label in classes) or "none"
@@ -105,8 +107,8 @@ def check_classes(dataset: Dataset) -> None:
 
 
 def labels_of(row: Row) -> list[str]:
-    """The labels of a row, whether it has one or a list."""
-    label = row["label"]
+    """The labels of a row, whether it has one, a list or none."""
+    label = row.get("label", ())
     return list(label) if isinstance(label, list | tuple) else [label]
 
 

@@ -33,7 +33,7 @@ The table itself is held: all its inputs are read and checked before the first a
 
 
 def evaluate_model(entry: Entry, data: Path | str, target: str | None, input: str | None, store: Store) -> Evaluated:
-    dataset = scored_rows(data, target, input)
+    dataset = scored_rows(entry, data, target, input)
     scores = score_on(entry, dataset)
     unknown = len(dataset) - sum(fits(task_of(entry.bundle), row) for row in dataset)
     seen = rows_seen(entry, dataset, store)
@@ -64,9 +64,9 @@ def rows_seen(entry: Entry, dataset: Dataset, store: Store) -> int | None:
     return sum(identity(row, fields) in learnt for row in dataset)
 
 
-def scored_rows(data: Path | str, target: str | None, input: str | None) -> Dataset:
+def scored_rows(entry: Entry, data: Path | str, target: str | None, input: str | None) -> Dataset:
     """The labelled rows of a table; only its test rows where it names some, because models learn from the others."""
-    dataset = read_dataset(data, target, input).dataset
+    dataset = read_dataset(data, target, input, task=task_of(entry.bundle).name).dataset
     tested = tuple(row for row in dataset if row.get("split") == "test")
     return Dataset(tested, dataset.sources) if tested else dataset
 
@@ -158,7 +158,7 @@ def compare_models(
     """Both models on the same rows. Raises UsageError when their tasks or metrics differ."""
     if task_of(a.bundle).name != task_of(b.bundle).name:
         raise UsageError("the two models have different tasks", where=f"{a.name}, {b.name}")
-    dataset = scored_rows(data, target, input)
+    dataset = scored_rows(a, data, target, input)
     first, second = score_on(a, dataset), score_on(b, dataset)
     if first.metric != second.metric:
         raise UsageError(f"{first.metric} cannot be compared with {second.metric}", where=f"{a.name}, {b.name}")

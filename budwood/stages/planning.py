@@ -21,7 +21,9 @@ from budwood.engine.forecast import forecast
 from budwood.engine.machine import EnergyMeter, peak_memory_mb, usable_cores
 from budwood.engine.threads import share_cores
 from budwood.stages import adapting, choosing
+from budwood.stages.heads import n_parameters
 from budwood.stages.results import Planned
+from budwood.stages.workbench import HEAD, ONNX, Job
 
 __all__ = ["run"]
 
@@ -32,7 +34,7 @@ TRIAL_ROWS = 40
 """Rows with which the fixed costs are tried out: loading, exporting, checking, committing."""
 
 
-def run(job: adapting.Job, store: Store, progress: Progress) -> Planned:
+def run(job: Job, store: Store, progress: Progress) -> Planned:
     """Probe the data and the base. Nothing is published.
 
     Raises:
@@ -43,10 +45,10 @@ def run(job: adapting.Job, store: Store, progress: Progress) -> Planned:
     adapting.check(job)
     splits = adapting.read(job, progress)
     task, found = adapting.plan_task(job, splits, store)
-    base = import_base(found.folder, found.label, store.work("bases"), type(task), found.license)
+    base = import_base(found, store.work("bases"), type(task))
     task = task.fit_to(base.path)
     learnt = (*splits.train.rows, *splits.validation.rows)
-    choice = choosing.choose(job.method, learnt, adapting.n_parameters(base))
+    choice = choosing.choose(job.method, learnt, n_parameters(base))
     with tempfile.TemporaryDirectory(dir=store.work("plans")) as folder, EnergyMeter() as meter:
         progress("trying out", 0, 0, "the baseline on a few rows")
         fixed = timed(lambda: rehearse(base, task, splits, Path(folder), job.seed))
@@ -64,7 +66,7 @@ def run(job: adapting.Job, store: Store, progress: Progress) -> Planned:
         task=task.name,
         base=found.label,
         license=base.manifest.license,
-        parameters=adapting.n_parameters(base),
+        parameters=n_parameters(base),
         method=choice.method,
         why=choice.why,
         rows=splits.sizes(),
@@ -93,7 +95,7 @@ def rehearse(base: Bundle, task: Task, splits: Splits, folder: Path, seed: int) 
     few = Dataset(splits.train.rows[:TRIAL_ROWS], splits.train.sources)
     small = Splits(few, Dataset((), few.sources), few, seed)
     context = Context(out=folder / "unused", work=folder / "run", splits=small, task=task, seed=seed)
-    Recipe((adapting.HEAD, adapting.ONNX)).run(base, context, folder / "steps")
+    Recipe((HEAD, ONNX)).run(base, context, folder / "steps")
 
 
 class Probe:

@@ -20,11 +20,10 @@ from budwood.core.store import Entry, Store, check_name
 from budwood.engine.machine import EnergyMeter, describe
 from budwood.engine.measure import Scores, bench, candidate, score
 from budwood.engine.plot import pareto
-from budwood.engine.predictor import Predictor
+from budwood.engine.predictor import Predictor, task_of
 from budwood.engine.reading import read_dataset
 from budwood.engine.release import release
 from budwood.engine.report_plots import Compared
-from budwood.engine.splits import make_splits
 from budwood.engine.statistics import non_inferiority
 from budwood.engine.threads import share_cores
 from budwood.stages import choosing
@@ -153,14 +152,15 @@ def rows_of(job: Job, store: Store, progress: Progress) -> Splits:
 def splits_of(job: Job, data: Path | str, seed: int, options: ReadOptions) -> Splits:
     """The rows of `--data` and `--test`, read and split as for the training of the parent."""
     columns = (options.target, options.input, options.group)
+    kind = task_of(job.entry.bundle)
     try:
-        rows = read_dataset(data, *columns).dataset
-        test = None if job.test is None else read_dataset(job.test, *columns).dataset
+        rows = read_dataset(data, *columns, task=kind.name).dataset
+        test = None if job.test is None else read_dataset(job.test, *columns, task=kind.name).dataset
     except DataError as error:
         if options == ReadOptions():
             raise
         raise DataError(error.cause, where=error.where, fix="pass the very files that were given to adapt") from error
-    return make_splits(rows, test=test, seed=seed, shots=options.shots)
+    return kind.split(rows, test=test, seed=seed, shots=options.shots)
 
 
 def kept(job: Job, store: Store, record: DataRecord) -> Splits:

@@ -15,10 +15,12 @@ from typing import Any, ClassVar, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
+from budwood.core.dataset import Dataset, Splits
 from budwood.core.errors import BundleError, DataError
 from budwood.core.task import Answer, Arrays, Calibration, Encoded, Encoder, Row, Task
 from budwood.engine import class_scores, images, pixels
 from budwood.engine.calibrate import fit_temperature, probabilities
+from budwood.engine.splits import make_splits
 
 __all__ = ["ImageClassification"]
 
@@ -150,6 +152,10 @@ class ImageClassification(Task):
         edges = [min(images.inspect_image(row["image"])[1:]) for row in rows[::step]]
         small = bool(edges) and statistics.median(edges) < SMALL_EDGE
         return cls(class_scores.class_names(rows), image_size=SMALL_INPUT if small else 0)
+
+    @classmethod
+    def split(cls, dataset: Dataset, *, test: Dataset | None, seed: int, shots: int | None) -> Splits:
+        return make_splits(dataset, test=test, seed=seed, shots=shots)
 
     def fit_to(self, folder: Path) -> Self:
         """With the base's own size where it reads no other, or where ours would be larger."""

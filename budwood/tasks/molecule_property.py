@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
+from budwood.core.dataset import Dataset, Splits
 from budwood.core.errors import BundleError, DataError, UsageError
 from budwood.core.task import Answer, Arrays, Calibration, Encoder, Row, Task
 from budwood.engine import molecules
@@ -43,7 +44,8 @@ class MoleculeProperty(Task):
     preprocessing: ClassVar[tuple[str, ...]] = (
         *("preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "training_molecules.safetensors"),
     )
-    default_base: ClassVar[str] = "smiles-mini"
+    learning: ClassVar[str] = "molecules"
+    default_base: ClassVar[str] = "new:smiles-mini"
 
     @property
     def metric(self) -> str:  # type: ignore[override]  # it depends on the kind
@@ -171,6 +173,23 @@ class MoleculeProperty(Task):
             numeric = [[float(value) for value in values] for values in columns.values()]
             return cls(NUMBERS, tuple(columns), ranges=tuple((min(values), max(values)) for values in numeric))
         return cls(CLASSES, tuple(columns), labels_of(columns))
+
+    @classmethod
+    def split(cls, dataset: Dataset, *, test: Dataset | None, seed: int, shots: int | None) -> Splits:
+        """By scaffold: the test molecules are of other kinds than those learnt from, as those of tomorrow will be."""
+        from budwood.engine.scaffold_split import given_splits, scaffold_splits
+
+        if shots is not None:
+            raise UsageError("molecules are not drawn by class", where="--shots", fix="leave it out")
+        if test is not None or any("split" in row for row in dataset):
+            return given_splits(dataset, test, seed)
+        return scaffold_splits(dataset, seed=seed)
+
+    @classmethod
+    def new_base(cls, stage: Path) -> None:
+        from budwood.engine.smiles_model import write_new_base
+
+        write_new_base(stage)
 
     def targets(self, rows: Sequence[Row]) -> NDArray[Any]:
         """0 and 1, or numbers, shape (rows, properties) float32; NaN where a label is unknown."""

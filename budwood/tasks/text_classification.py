@@ -12,10 +12,12 @@ from typing import Any, ClassVar, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
+from budwood.core.dataset import Dataset, Splits
 from budwood.core.errors import BundleError, DataError
 from budwood.core.task import Answer, Arrays, Calibration, Encoded, Encoder, Row, Task
 from budwood.engine import class_scores
 from budwood.engine.calibrate import fit_temperature, probabilities
+from budwood.engine.splits import make_splits
 
 __all__ = ["TextClassification"]
 
@@ -143,6 +145,10 @@ class TextClassification(Task):
         if len(labels) < 2:
             raise class_scores.one_label(labels)
         return cls(labels, multi_label)
+
+    @classmethod
+    def split(cls, dataset: Dataset, *, test: Dataset | None, seed: int, shots: int | None) -> Splits:
+        return make_splits(dataset, test=test, seed=seed, shots=shots)
 
     def fit_to(self, folder: Path) -> Self:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -15,10 +15,12 @@ from typing import Any, ClassVar, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
+from budwood.core.dataset import Dataset, Splits
 from budwood.core.errors import BundleError, DataError, UsageError
 from budwood.core.task import Answer, Arrays, Calibration, Encoded, Encoder, Row, Task
 from budwood.engine.decoding import Sampling
 from budwood.engine.generator import Decoder, Generator, Shape
+from budwood.engine.splits import make_splits
 from budwood.engine.text_quality import token_logs
 from budwood.engine.vocabulary import Vocabulary
 
@@ -46,6 +48,7 @@ class TextGeneration(Task):
     inputs: ClassVar[tuple[str, ...]] = ("text",)
     pipeline_tag: ClassVar[str] = "text-generation"
     preprocessing: ClassVar[tuple[str, ...]] = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+    learning: ClassVar[str] = "language"
     default_base: ClassVar[str] = "new:gpt2-mini"
 
     def to_json(self) -> dict[str, Any]:
@@ -169,7 +172,15 @@ class TextGeneration(Task):
             raise DataError("there are no texts", where="the data", fix="give texts to learn from")
         return cls("chats" if "messages" in rows[0] else "completions" if "completion" in rows[0] else "documents")
 
+    @classmethod
+    def split(cls, dataset: Dataset, *, test: Dataset | None, seed: int, shots: int | None) -> Splits:
+        if shots is not None:
+            raise UsageError("--shots counts rows of a class, and texts have none", where="--shots", fix="leave it out")
+        return make_splits(dataset, test=test, seed=seed)
+
     def fit_to(self, folder: Path) -> Self:
+        if not (folder / "model.safetensors").exists():  # a new model's window is chosen with its size
+            return self
         return replace(self, max_tokens=min(self.max_tokens, Shape.read(folder).window))
 
     def targets(self, rows: Sequence[Row]) -> NDArray[Any]:
@@ -202,6 +213,11 @@ class TextGeneration(Task):
         for name in cls.preprocessing:
             if (folder / name).exists() and not (stage / name).exists():
                 (stage / name).write_bytes((folder / name).read_bytes())
+
+    @classmethod
+    def new_base(cls, stage: Path) -> None:
+        """Its size and vocabulary come from the texts, when these are learnt."""
+        (stage / "config.json").write_text('{"model_type": "gpt2"}\n', encoding="utf-8")
 
     def build(self, folder: Path) -> Any:
         from budwood.engine.language_model import load_language_model

@@ -91,6 +91,7 @@ def test_a_step_makes_a_child_and_leaves_the_parent_alone(
     pytest.importorskip("torch")
     from budwood.engine import planning
     from budwood.engine.base_model import import_base
+    from budwood.engine.bases import Found
 
     monkeypatch.setattr(planning, "UPDATES", 6)
     kind: type[Step] = registry.get(f"steps/{folder}", name)
@@ -102,7 +103,7 @@ def test_a_step_makes_a_child_and_leaves_the_parent_alone(
     context = Context(out=tmp_path / "unused", work=tmp_path / "work", splits=splits, task=task)
     head, onnx = registry.get("steps/adapt", "head")(), registry.get("steps/export", "onnx")()
     before = {"adapt": (head,), "export": (head,), "shrink": (head, onnx)}[folder] if name != "head" else ()
-    base = import_base(tiny_bert, "tiny", tmp_path, type(task))
+    base = import_base(Found(tiny_bert, "tiny", "asked for"), tmp_path, type(task))
     parent = Recipe(before).run(base, context, tmp_path / "cache")
     child = Recipe((*before, step)).run(base, context, tmp_path / "cache")
     assert child.parent == parent.id == Bundle.open(parent.path).id != child.id

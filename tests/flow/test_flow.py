@@ -16,7 +16,7 @@ from budwood.core.errors import DataError, NotFoundError, UsageError  # noqa: E4
 from budwood.core.store import Store  # noqa: E402
 from budwood.engine import conformance, planning  # noqa: E402
 from budwood.engine.predictor import Predictor  # noqa: E402
-from budwood.stages import adapting, asking, shrinking  # noqa: E402
+from budwood.stages import adapting, asking, heads, shrinking, workbench  # noqa: E402
 
 
 def table(path: Path, repeats: int = 12) -> Path:
@@ -177,6 +177,7 @@ def test_an_export_that_makes_the_graph_leaves_no_work_behind(adapted: tuple[Pat
     def write(stage: Path) -> None:
         for name in bundle.manifest.files:
             if name != "onnx/model.onnx":
+                (stage / name).parent.mkdir(exist_ok=True)
                 (stage / name).write_bytes(bundle.read(name))
 
     draft = Draft.model_validate({name: getattr(bundle.manifest, name) for name in Draft.model_fields})
@@ -203,7 +204,7 @@ def test_every_predictor_that_a_stage_opens_is_closed(
             closed.append(self.runtime)
             super().close()
 
-    for stage in (adapting, asking, shrinking):
+    for stage in (adapting, asking, heads, shrinking, workbench):
         monkeypatch.setattr(stage, "Predictor", Watched)
     monkeypatch.setattr(shrinking, "RACE_SECONDS", 0.1)
     data, store = table(tmp_path / "t.jsonl", 30), tmp_path / "models"

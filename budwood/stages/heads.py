@@ -1,0 +1,127 @@
+"""Learning for tasks whose model ends in a linear head: the head alone first, then the method that suits the data."""
+
+from contextlib import closing
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from budwood.core import registry
+from budwood.core.bundle import Bundle
+from budwood.core.dataset import Splits
+from budwood.core.errors import UsageError
+from budwood.core.step import Step
+from budwood.engine.measure import score
+from budwood.engine.predictor import Predictor
+from budwood.engine.statistics import better
+from budwood.stages import choosing
+from budwood.stages.results import Baseline
+from budwood.stages.workbench import HEAD, ONNX, Bench, Learned, measured
+
+__all__ = ["learn", "n_parameters"]
+
+
+def learn(bench: Bench, splits: Splits) -> Learned:
+    """Baseline first, then the method that suits the data; the winner on held-out rows gets its ONNX graph."""
+    choice = choosing.choose(bench.job.method, (*splits.train, *splits.validation), n_parameters(bench.base))
+    bench.say("method", f"method={choice.method}  # {choice.why}")
+    trials = choosing.folds(splits)
+    bench.share_time(len(trials) + choosing.small(splits))
+    with bench.stage("head"):
+        heads = [bench.make(trial, (HEAD,)) for trial in trials]
+    decision, tried = compare(bench, choice, trials, heads)
+    chain = (HEAD, *(() if decision.method == "head" else (step("adapt", decision.method)(),)))
+    rows = splits
+    if choosing.small(splits):
+        rows = choosing.merged(splits)
+        chain = (HEAD, *(replace(item, **epochs_of(tried)) for item in chain[1:]))
+    with bench.stage("final fit"):
+        bench.make(rows, (HEAD,))
+        bench.make(rows, chain)
+    learned = guard(
+        bench, decision, splits, rows, chain, {"head": calibration(heads), decision.method: calibration(tried)}
+    )
+    return replace(learned, histories=[bundle.manifest.report.get("history", []) for bundle in tried])
+
+
+def calibration(bundles: list[Bundle]) -> dict[str, float]:
+    """What was fitted on the held-out rows, the median of the trials; the fit on all rows keeps it."""
+    fitted = [bundle.manifest.calibration for bundle in bundles]
+    return {name: float(median(item[name] for item in fitted)) for name in fitted[0]}
+
+
+def compare(
+    bench: Bench, choice: choosing.Decision, trials: list[Splits], heads: list[Bundle]
+) -> tuple[choosing.Decision, list[Bundle]]:
+    """Baseline against the chosen method on held-out rows: which to go on with, why, and its models."""
+    if choice.method == "head":
+        return choice, heads
+    try:
+        with bench.stage(choice.method):
+            adapted = [bench.make(trial, (HEAD, step("adapt", choice.method)())) for trial in trials]
+    except UsageError as error:
+        if bench.job.method != "auto":
+            raise
+        return choosing.Decision("head", f"{choice.method} was not tried: {error.cause}"), heads
+    asked = bench.job.method != "auto"
+    decision = choosing.decide(choice.method, held_out(heads, trials), held_out(adapted, trials), asked=asked)
+    bench.say("method", f"method={decision.method}  # {decision.why}")
+    return decision, heads if decision.method == "head" else adapted
+
+
+def guard(
+    bench: Bench,
+    decision: choosing.Decision,
+    splits: Splits,
+    rows: Splits,
+    chain: tuple[Step, ...],
+    calibrations: dict[str, dict[str, float]],
+) -> Learned:
+    """A last look at the test rows: an adapted model that is significantly worse there is never shipped by `auto`."""
+    method, why = decision.method, decision.why
+    with bench.stage("export"):
+        baseline = final = bench.make(rows, (HEAD, ONNX))
+        if method != "head":
+            final = bench.make(rows, (*chain, ONNX))
+    with bench.stage("test"):
+        baseline_scores = measured(baseline, splits)
+        if method != "head":
+            found = better(baseline_scores.per_row, measured(final, splits).per_row)
+            why = f"{why}; {choosing.describe(method, found, 'test rows')}"
+            if found.difference < 0 and found.significant and bench.job.method == "auto":
+                method, final, why = "head", baseline, f"{why}, so the baseline is shipped"
+    return Learned(
+        method=method,
+        why=why,
+        model=final,
+        calibration=calibrations[method],
+        baseline=Baseline("head", baseline_scores.value, baseline_scores.ci),
+        n_train=len(rows.train),
+        curve=baseline.manifest.report.get("curve"),
+    )
+
+
+def step(folder: str, name: str) -> Any:
+    return registry.get(f"steps/{folder}", name)
+
+
+def held_out(bundles: list[Bundle], trials: list[Splits]) -> Any:
+    """Scores of the held-out rows of all trials, in one vector."""
+    parts = []
+    for bundle, trial in zip(bundles, trials, strict=True):
+        with closing(Predictor.open(bundle, "torch")) as predictor:
+            parts.append(score(predictor, trial.validation.rows).per_row)
+    return np.concatenate(parts)
+
+
+def epochs_of(bundles: list[Bundle]) -> dict[str, Any]:
+    """How many epochs were best on held-out rows, for the fit on all rows; methods without epochs take none."""
+    histories = [bundle.manifest.report.get("history") for bundle in bundles]
+    best = [max(range(len(items)), key=lambda i: items[i][1]) + 1 for items in histories if items]
+    return {"epochs": int(median(best))} if best else {}
+
+
+def n_parameters(base: Bundle) -> int:
+    """Parameters of a base in float32."""
+    return int(base.manifest.files["model.safetensors"].bytes / 4)

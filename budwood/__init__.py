@@ -14,6 +14,7 @@ __all__ = [
     "adapt",
     "evaluate",
     "predict",
+    "generate",
     "compare",
     "shrink",
     "serve",
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from budwood.core.store import Store
-    from budwood.flow import adapt, compare, doctor, evaluate, export, models, plan, predict, serve, shrink
+    from budwood.flow import adapt, compare, doctor, evaluate, export, generate, models, plan, predict, serve, shrink
 
 HOMES = {"Budget": "budwood.core.budget", "Bundle": "budwood.core.bundle", "Store": "budwood.core.store"}
 """Where the nouns are defined; verbs are in `flow`, errors in `core.errors`."""

@@ -5,14 +5,29 @@ Every function here is a verb of the command line, with the same parameters and 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from budwood.core.budget import Budget
 from budwood.core.step import Progress, silent
 from budwood.core.store import Entry, Store
 from budwood.stages.results import Adapted, Compared, Diagnosed, Evaluated, Planned, Shrunk
 
-__all__ = ["adapt", "compare", "doctor", "evaluate", "export", "models", "plan", "predict", "serve", "shrink"]
+if TYPE_CHECKING:
+    from budwood.stages.writing import Generated
+
+__all__ = [
+    "adapt",
+    "compare",
+    "doctor",
+    "evaluate",
+    "export",
+    "generate",
+    "models",
+    "plan",
+    "predict",
+    "serve",
+    "shrink",
+]
 
 
 def adapt(
@@ -107,6 +122,46 @@ def predict(
     from budwood.stages.asking import answers
 
     return answers(Store.default(store).resolve(model), inputs, file, input, top)
+
+
+def generate(
+    model: str,
+    prompt: str = "",
+    *,
+    max_tokens: int = 256,
+    temperature: float = 0.7,
+    top_k: int = 0,
+    top_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[str] | None = None,
+    truncate: str | None = None,
+    n: int = 1,
+    batch_size: int = 1,
+    include_prefix: bool = True,
+    seed: int = 0,
+    store: Path | str | None = None,
+) -> "Sequence[Generated]":
+    """Write `n` texts that go on from a prompt. Equal seeds give equal texts.
+
+    Raises:
+        UsageError: the model writes no texts, or an option is out of range. DataError: the prompt is not valid Unicode.
+    """
+    from budwood.engine.decoding import Sampling
+    from budwood.stages.writing import generate_texts
+
+    options = Sampling(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        stop=tuple(stop or ()),
+        seed=seed,
+    )
+    entry = Store.default(store).resolve(model)
+    return generate_texts(
+        entry, prompt, options, n=n, batch_size=batch_size, truncate=truncate, include_prefix=include_prefix
+    )
 
 
 def compare(

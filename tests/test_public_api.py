@@ -11,7 +11,7 @@ from typer.main import get_command
 import budwood
 from budwood.cli.program import app
 
-VERBS = ("doctor", "plan", "adapt", "evaluate", "predict", "compare", "shrink", "serve", "models", "export")
+VERBS = ("doctor", "plan", "adapt", "evaluate", "predict", "generate", "compare", "shrink", "serve", "models", "export")
 NOUNS = ("Budget", "Bundle", "Store")
 ERRORS = (
     *("BudwoodError", "UsageError", "DataError", "NotFoundError", "BudgetError", "BundleError", "StepError"),
@@ -19,8 +19,8 @@ ERRORS = (
 )
 HEAVY = ("torch", "transformers", "sklearn", "scipy", "onnxruntime", "pyarrow", "numpy", "pydantic")
 
-ONLY_COMMAND = {"json", "help", "list_bases"}
-"""Flags about how a result is shown."""
+ONLY_COMMAND = {"json", "help", "list_bases", "out"}
+"""Flags about how a result is shown, and where it is written."""
 ONLY_PYTHON = {"progress"}
 DIFFERENT_BY_NATURE = {
     "models": "the command has sub-commands, the function gives the store",

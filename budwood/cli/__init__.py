@@ -5,7 +5,20 @@ from collections.abc import Sequence
 
 __all__ = ["VERBS", "main"]
 
-VERBS = ("doctor", "plan", "adapt", "evaluate", "predict", "shrink", "compare", "serve", "models", "export", "demo")
+VERBS = (
+    "doctor",
+    "plan",
+    "adapt",
+    "evaluate",
+    "predict",
+    "generate",
+    "shrink",
+    "compare",
+    "serve",
+    "models",
+    "export",
+    "demo",
+)
 """In the order of use, as `--help` lists them. Each is a file here with a function or a `Typer` of its name."""
 
 

@@ -58,6 +58,8 @@ class Task(ABC):
     """The kinds of files that the main field takes as bytes (`("image/*",)`); none for a task that reads texts."""
     request_bytes: ClassVar[int] = 1 << 20
     """The longest request body that a server should take for it."""
+    batch_size: ClassVar[int] = 32
+    """Rows that are read together where many are; fewer where a row's outputs are large."""
     learning: ClassVar[str] = "heads"
     """The way to learn: `heads` where the model ends in a linear head; see `budwood/stages/`."""
     default_base: ClassVar[str]

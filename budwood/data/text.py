@@ -28,6 +28,8 @@ END = "<|endoftext|>"
 MARKS = re.compile(r"<\|startoftext\|>")
 BLANK = re.compile(r"\n[ \t]*\n+")
 SUFFIX = ".txt"
+NOTES = ".md"
+"""A README beside the texts is no text to learn."""
 PARTS = 200
 """Parts into which a corpus of few documents is cut, so that a tenth of them says something."""
 SHORTEST = 2_000
@@ -49,10 +51,11 @@ class Part(NamedTuple):
 @dataclass(frozen=True)
 class Text(Collection):
     def claims(self, path: Path) -> bool:
-        """Whether `path` is a .txt file of prose, or a folder in which all files (hidden ones aside) are such."""
+        """Whether `path` is a .txt file of prose, or a folder in which all files (hidden ones and notes aside) are."""
         if path.is_dir():
             # Lazily: the first file that is no text ends it, so a folder of a million images is passed by at once.
-            if any(item.suffix.lower() != SUFFIX for item in path.rglob("*") if shown(item, path) and item.is_file()):
+            kinds = (item.suffix.lower() for item in path.rglob("*") if shown(item, path) and item.is_file())
+            if any(kind not in (SUFFIX, NOTES) for kind in kinds):
                 return False
             files = visible(path)
         else:
@@ -109,7 +112,8 @@ class Text(Collection):
 
 def visible(folder: Path) -> list[Path]:
     """The files of a folder and of its sub-folders, sorted; hidden ones and those of hidden folders left out."""
-    return sorted(item for item in folder.rglob("*") if shown(item, folder) and item.is_file())
+    found = (item for item in folder.rglob(f"*{SUFFIX}") if shown(item, folder) and item.is_file())
+    return sorted(found)
 
 
 def shown(item: Path, folder: Path) -> bool:
@@ -121,6 +125,8 @@ def is_table(file: Path) -> bool:
     with file.open("rb") as stream:
         head = stream.read(1 << 16)
     lines = [line for line in head.split(b"\n")[:500] if line.strip()]
+    if END.encode() in head or len(lines) < 2:
+        return False
     for delimiter in (b"\t", b";", b"|", b","):
         counts = [line.count(delimiter) for line in lines]
         usual = max(set(counts), key=counts.count, default=0)

@@ -64,7 +64,9 @@ class Timing:
     batches: list[int] = field(default_factory=list)
 
 
-def score(predictor: Predictor, rows: Sequence[Row], batch_size: int = 32, *, keep_logits: bool = False) -> Scores:
+def score(
+    predictor: Predictor, rows: Sequence[Row], batch_size: int | None = None, *, keep_logits: bool = False
+) -> Scores:
     """Score a predictor on labelled rows, through the same path that serves.
 
     Args:

@@ -49,21 +49,21 @@ class Predictor:
         """Answers for one batch of rows that `task.parse` has accepted."""
         return self.task.answer(rows, self.encoder, self.runtime.run, self.calibration, top)
 
-    def predict_all(self, rows: Sequence[Row], batch_size: int = 32, top: int = 3) -> list[Answer]:
+    def predict_all(self, rows: Sequence[Row], batch_size: int | None = None, top: int = 3) -> list[Answer]:
         """Answers for any number of rows, in their order; rows of like length share a batch, so little is padded."""
         answers: list[Answer] = [{}] * len(rows)
-        for batch in batches(self.task.lengths(rows), batch_size):
+        for batch in batches(self.task.lengths(rows), batch_size or self.task.batch_size):
             for index, answer in zip(batch, self.predict([rows[i] for i in batch], top), strict=True):
                 answers[index] = answer
         return answers
 
     def predict_with_logits(
-        self, rows: Sequence[Row], batch_size: int = 32, top: int = 3
+        self, rows: Sequence[Row], batch_size: int | None = None, top: int = 3
     ) -> tuple[list[Answer], NDArray[Any]]:
         """As `predict_all`, with the logits before calibration, shape (rows, …), from the same pass."""
         answers: list[Answer] = [{}] * len(rows)
         logits: list[Any] = [None] * len(rows)
-        for batch in batches(self.task.lengths(rows), batch_size):
+        for batch in batches(self.task.lengths(rows), batch_size or self.task.batch_size):
             encoded = self.encoder([rows[i] for i in batch])
             outputs = self.finished(encoded)
             found = self.task.decode(outputs, self.calibration, top)
@@ -71,11 +71,11 @@ class Predictor:
                 answers[index], logits[index] = answer | note, row
         return answers, np.asarray(logits)
 
-    def outputs(self, rows: Sequence[Row], batch_size: int = 32) -> Arrays:
+    def outputs(self, rows: Sequence[Row], batch_size: int | None = None) -> Arrays:
         """The model outputs for any number of rows, in their order, before calibration."""
         order: list[int] = []
         parts: list[Arrays] = []
-        for batch in batches(self.task.lengths(rows), batch_size):
+        for batch in batches(self.task.lengths(rows), batch_size or self.task.batch_size):
             order.extend(batch)
             parts.append(self.finished(self.encoder([rows[i] for i in batch])))
         back = np.argsort(np.asarray(order))

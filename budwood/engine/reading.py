@@ -102,7 +102,7 @@ def read_dataset(
     tables: list[tuple[Table, Columns]] = []
     columns: Columns | None = None
     sources, more_notes = promote(sources_of(Path(path), skip_bad=skip_bad or keep_empty))
-    if (make := row_maker(task, [source.table for source in sources], input)) is not None:
+    if (make := row_maker(task)) is not None:
         return read_other(sources, make, more_notes, target, input)
     notes += more_notes
     for source in sources:

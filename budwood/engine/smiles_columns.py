@@ -32,6 +32,8 @@ def find_smiles_column(columns: Mapping[str, Sequence[str]]) -> str | None:
         share = share_of_smiles(columns[name])
         if share >= LEAST or (share > 0 and plain_name(name) in MOLECULE_NAMES):
             return name
+    if find_spec("rdkit") is None:  # without it, ids and words look like molecules
+        return None
     likely = [name for name, cells in columns.items() if is_likely(cells)]
     return likely[0] if len(likely) == 1 else None
 

@@ -1,13 +1,8 @@
-"""Tables that hold something else than labelled texts: molecules, or texts to learn writing from."""
+"""Tables that hold something else than labelled texts: texts to learn writing from."""
 
-from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import NamedTuple, Protocol
 
 from budwood.core.task import Row
-from budwood.engine.columns import plain_name
-from budwood.engine.molecule_rows import molecule_rows, smiles_column
-from budwood.engine.smiles_columns import NAMES
 from budwood.engine.table import Table
 from budwood.engine.writing_rows import writing_rows
 
@@ -27,24 +22,10 @@ class RowMaker(Protocol):
     def __call__(self, table: Table, name: str, *, target: str | None, input: str | None) -> MadeRows: ...
 
 
-def row_maker(task: str, tables: Sequence[Table], input: str | None) -> RowMaker | None:
-    """How to read the tables for a task, None for labelled texts; `auto` recognises molecules by the column."""
-    if task == "text_generation":
-        return to_write
-    if task == "molecule_property" or (task == "auto" and input is None and all(map(surely_molecules, tables))):
-        return of_molecules
-    return None
-
-
-def surely_molecules(table: Table) -> bool:
-    """Whether a column holds molecules: one of a telling name, or by RDKit, which knows words and ids from SMILES."""
-    column = smiles_column(table)
-    return column is not None and (plain_name(column) in NAMES or find_spec("rdkit") is not None)
+def row_maker(task: str) -> RowMaker | None:
+    """How to read tables for a task, None for labelled texts. Conversations and molecules have readers of their own."""
+    return to_write if task == "text_generation" else None
 
 
 def to_write(table: Table, name: str, *, target: str | None, input: str | None) -> MadeRows:
     return MadeRows(*writing_rows(table, name, target=target, input=input))
-
-
-def of_molecules(table: Table, name: str, *, target: str | None, input: str | None) -> MadeRows:
-    return MadeRows(*molecule_rows(table, name, target=target, input=input))

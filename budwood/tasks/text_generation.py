@@ -48,6 +48,7 @@ class TextGeneration(Task):
     inputs: ClassVar[tuple[str, ...]] = ("text",)
     pipeline_tag: ClassVar[str] = "text-generation"
     preprocessing: ClassVar[tuple[str, ...]] = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+    batch_size: ClassVar[int] = 4
     learning: ClassVar[str] = "language"
     default_base: ClassVar[str] = "new:gpt2-mini"
 

@@ -37,6 +37,7 @@ FLAGS = {
     "models": "--store",
     "export": "--format --store",
     "doctor": "--test --target --input --fix",
+    "generate": "--max-tokens --temperature --top-k --top-p --repetition-penalty --stop --truncate --n --seed --store",
     "plan": "--task --base --target --input --group --test --method --shots --seed --max-minutes --store",
     "demo": "--store",
 }

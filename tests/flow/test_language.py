@@ -1,0 +1,53 @@
+"""A text file becomes a model that writes: adapt, generate, evaluate, predict, on a model of a few thousand weights."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+import tiny_language
+
+from budwood import flow
+from budwood.core.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
+    folder = tmp_path_factory.mktemp("writing")
+    data = folder / "stories.txt"
+    data.write_text("<|endoftext|>".join(tiny_language.CORPUS), encoding="utf-8")
+    return folder, flow.adapt(data, base=str(tiny_language.gpt2(folder / "base")), store=folder / "models")
+
+
+def test_the_task_is_told_by_the_file_and_the_base_model_is_the_baseline(written) -> None:
+    _, result = written
+    assert (result.task, result.method, result.metric) == ("text_generation", "full", "token_probability")
+    assert result.baseline.method == "base"
+    assert result.score > result.baseline.score
+    assert "perplexity" in result.verdict
+    assert (result.path / "onnx" / "model.onnx").exists()
+
+
+def test_it_writes_the_same_with_the_same_seed_and_stops_before_a_text(written) -> None:
+    folder, _ = written
+    store = folder / "models"
+    first, second = flow.generate("stories", "Story 3.", n=2, seed=5, max_tokens=20, store=store)
+    assert first.text.startswith("Story 3.")
+    assert first.text != second.text
+    again = flow.generate("stories", "Story 3.", n=2, seed=5, max_tokens=20, store=store)
+    assert [item.text for item in again] == [first.text, second.text]
+    (cut,) = flow.generate("stories", "Story 3.", seed=5, max_tokens=20, stop=["."], include_prefix=False, store=store)
+    assert "." not in cut.text
+    with pytest.raises(UsageError, match="top_p"):
+        flow.generate("stories", "x", top_p=2.0, store=store)
+
+
+def test_what_was_learnt_is_measured_on_other_texts(written) -> None:
+    folder, result = written
+    found = flow.evaluate("stories", folder / "stories.txt", store=folder / "models")
+    assert found.metrics["perplexity"] < 1 / result.baseline.score
+    assert found.metrics["rows_seen_in_training"] > 0
+    (answer,) = flow.predict("stories", ["Story 3."], store=folder / "models")
+    assert answer["tokens"] > 0

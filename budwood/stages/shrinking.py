@@ -207,9 +207,12 @@ def plugin(folder: str, name: str) -> Any:
 
 
 def n_layers(parent: Bundle) -> int:
+    """Layers of a transformer, of which some can be left out; 0 for other networks, whose blocks differ in shape."""
     import json
 
     config = json.loads(parent.file("config.json").read_text(encoding="utf-8"))
+    if not any(name in config for name in ("num_attention_heads", "n_heads")):
+        return 0
     return int(config.get("num_hidden_layers") or config.get("n_layers") or 0)
 
 

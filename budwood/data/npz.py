@@ -60,15 +60,22 @@ def arrays_of(path: Path) -> list[tuple[str, NDArray[np.uint8], NDArray[Any]]]:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
                 raise DataError("the arrays are too large", where=str(path), fix="unpack them into folders of images")
-        with np.load(path, allow_pickle=False) as arrays:
             for part in PARTS:
-                if f"{part}_images" in arrays:
-                    found.append((part, *checked(arrays[f"{part}_images"], arrays[f"{part}_labels"], part, path)))
+                if f"{part}_images.npy" in archive.namelist():
+                    images, labels = (array_of(archive, f"{part}_{name}.npy") for name in ("images", "labels"))
+                    found.append((part, *checked(images, labels, part, path)))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(
             f"the arrays cannot be read: {error}", where=str(path), fix="download the file again"
         ) from error
     return found
+
+
+def array_of(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """One array of the archive; pickled objects are refused with ValueError."""
+    with archive.open(name) as stream:
+        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    return array
 
 
 def checked(images: Any, labels: Any, part: str, path: Path) -> tuple[NDArray[np.uint8], NDArray[Any]]:

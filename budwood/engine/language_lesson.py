@@ -121,6 +121,17 @@ class Course:
         parts = -(-whole // JUDGED_EVERY)
         return cls(documents, block, batch_size, seed, parts, -(-whole // parts))
 
+    def plan(self, schedule: Schedule, patience: int, seed: int) -> Plan:
+        """An epoch of the plan is one part of a reading, so that long readings are judged on the way."""
+        return Plan(
+            epochs=schedule.epochs * self.parts,
+            steps_per_epoch=self.steps,
+            learning_rate=schedule.learning_rate,
+            warmup=0.1,
+            patience=patience * self.parts,
+            seed=seed,
+        )
+
     def batches(self, epoch: int) -> Iterator[Blocks]:
         """The batches of one part of one reading."""
         reading, part = divmod(epoch, self.parts)
@@ -132,6 +143,11 @@ class Course:
         size = self.batch_size
         for start in range(part * self.steps * size, (part + 1) * self.steps * size, size):
             yield Blocks(*(array[order[start : start + size]] for array in blocks))
+
+
+def loss_of(model: nn.Module, batch: Blocks) -> Tensor:
+    assert isinstance(model, LanguageModel)
+    return packed_loss(model, batch)
 
 
 def learn(
@@ -169,18 +185,7 @@ def learn(
     if not train_documents:
         raise DataError("no document has anything to learn", fix="give texts, or rows with a completion")
     course = Course.of(train_documents, schedule.block, schedule.batch_size, seed)
-    plan = Plan(
-        epochs=schedule.epochs * course.parts,
-        steps_per_epoch=course.steps,
-        learning_rate=schedule.learning_rate,
-        warmup=0.1,
-        patience=patience * course.parts,
-        seed=seed,
-    )
-
-    def loss(trained: nn.Module, batch: Blocks) -> Tensor:
-        assert isinstance(trained, LanguageModel)
-        return packed_loss(trained, batch)
+    plan = course.plan(schedule, patience, seed)
 
     def judge(trained: nn.Module) -> float:
         assert isinstance(trained, LanguageModel)
@@ -191,9 +196,9 @@ def learn(
 
     return train(
         model,
-        within(plan, seconds, model, course.batches, loss, work),
+        within(plan, seconds, model, course.batches, loss_of, work),
         course.batches,
-        loss,
+        loss_of,
         evaluate=judge if held else None,
         checkpoints=work / "checkpoints",
         progress=progress,

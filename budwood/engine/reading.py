@@ -111,9 +111,8 @@ def read_dataset(
         found, more = typed_rows(source, columns)
         where = [Place(name, number) for number in source.table.numbers]
         found, where, dropped = refuse_empty(found, where, skip_bad=skip_bad, keep_empty=keep_empty)
-        prefix = f"{name}: " if len(sources) > 1 else ""
         lines = (*source.table.notes, *columns.notes, *more, *skipped(source.table, dropped))
-        notes += [prefix + line for line in lines]
+        notes += [f"{name}: {line}" if len(sources) > 1 else line for line in lines]
         rows += found
         places += where
         if keep_empty:

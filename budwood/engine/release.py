@@ -51,22 +51,20 @@ def release(
         progressed: how the training went, for the report.
     """
     task, machine = task_of(bundle), describe()
-    outcome = outcome_of(
-        task, splits.test.rows, scores, bundle.manifest.calibration if calibration is None else calibration
-    )
-    reference = statistics(task, splits.train.rows, scores.answers)  # a parent's confidence is not its child's
+    fitted = bundle.manifest.calibration if calibration is None else calibration
+    outcome = outcome_of(task, splits.test.rows, scores, fitted)
     draft = bundle.draft(
         "describe",
         data=data_record(splits),  # the last fit may have learnt from train and validation rows together
         metrics={scores.metric: Metric(value=scores.value, ci=scores.ci, n=len(scores), split="test")},
-        reference=reference,
+        reference=statistics(task, splits.train.rows, scores.answers),  # a parent's confidence is not its child's
         report={**bundle.manifest.report, **report, **measured(scores, outcome)},
         environment={key: str(value) for key, value in machine.items()},
-        calibration=dict(bundle.manifest.calibration if calibration is None else calibration),
+        calibration=dict(fitted),
     )
     models = (*compared, Compared("this model", scores.value, scores.ci))
     drawn = draw_pictures(title_of(scores.metric), models, outcome, progressed or Progressed())
-    pooling = json.loads(bundle.file("pooling.json").read_bytes()) if "pooling.json" in bundle.manifest.files else {}
+    pooling = pooling_of(bundle)
     facts = CardFacts(
         name=name,
         metric=scores.metric,
@@ -94,6 +92,14 @@ def release(
         (stage / "README.md").write_text(model_card(draft, facts), encoding="utf-8")
 
     return Bundle.create(out, draft, write)
+
+
+def pooling_of(bundle: Bundle) -> dict[str, Any]:
+    """How a text encoder's token states become one; empty for other models."""
+    if "pooling.json" not in bundle.manifest.files:
+        return {}
+    found: dict[str, Any] = json.loads(bundle.file("pooling.json").read_bytes())
+    return found
 
 
 def measured(scores: Scores, outcome: Outcome) -> dict[str, Any]:

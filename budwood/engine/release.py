@@ -45,10 +45,8 @@ def release(
 ) -> Bundle:
     """A child of `bundle` with the same model, and with its test scores, reports, drift reference and README.md.
 
-    Args:
-        pictures: files that are copied into the bundle, by their names there; `pareto.svg` is shown in the report too.
-        compared: the models that came before, for the report.
-        progressed: how the training went, for the report.
+    `pictures` are copied, by their names in the bundle; the report shows `pareto.svg`, the models that came before
+    (`compared`), and how the training went (`progressed`).
     """
     task, machine = task_of(bundle), describe()
     fitted = bundle.manifest.calibration if calibration is None else calibration
@@ -84,9 +82,7 @@ def release(
 
     def write(stage: Path) -> None:
         copy_files(bundle, sorted(name for name in bundle.manifest.files if not told_anew(name)), stage)
-        for file, source in (pictures or {}).items():
-            shutil.copyfile(source, stage / file)
-        write_pictures(drawn, stage)
+        write_pictures(drawn, pictures or {}, stage)
         shown = drawn | pareto_of(stage)
         (stage / REPORT).write_text(report_page(draft, facts, outcome, models, shown), encoding="utf-8")
         (stage / "README.md").write_text(model_card(draft, facts), encoding="utf-8")
@@ -112,7 +108,9 @@ def measured(scores: Scores, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def write_pictures(drawn: Mapping[str, Picture], stage: Path) -> None:
+def write_pictures(drawn: Mapping[str, Picture], copied: Mapping[str, Path], stage: Path) -> None:
+    for file, source in copied.items():
+        shutil.copyfile(source, stage / file)
     (stage / FOLDER).mkdir()
     for picture in drawn.values():
         (stage / FOLDER / f"{picture.name}.png").write_bytes(picture.png)

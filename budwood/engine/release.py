@@ -48,7 +48,7 @@ def release(
     `pictures` are copied, by their names in the bundle; the report shows `pareto.svg`, the models that came before
     (`compared`), and how the training went (`progressed`).
     """
-    task, machine = task_of(bundle), describe()
+    task, machine, pooling = task_of(bundle), describe(), pooling_of(bundle)
     fitted = bundle.manifest.calibration if calibration is None else calibration
     outcome = outcome_of(task, splits.test.rows, scores, fitted)
     draft = bundle.draft(
@@ -62,7 +62,6 @@ def release(
     )
     models = (*compared, Compared("this model", scores.value, scores.ci))
     drawn = draw_pictures(title_of(scores.metric), models, outcome, progressed or Progressed())
-    pooling = pooling_of(bundle)
     facts = CardFacts(
         name=name,
         metric=scores.metric,
@@ -81,10 +80,10 @@ def release(
     )
 
     def write(stage: Path) -> None:
-        copy_files(bundle, sorted(name for name in bundle.manifest.files if not told_anew(name)), stage)
+        copy_files(bundle, [name for name in bundle.manifest.files if not told_anew(name)], stage)
         write_pictures(drawn, pictures or {}, stage)
-        shown = drawn | pareto_of(stage)
-        (stage / REPORT).write_text(report_page(draft, facts, outcome, models, shown), encoding="utf-8")
+        page = report_page(draft, facts, outcome, models, drawn | pareto_of(stage))
+        (stage / REPORT).write_text(page, encoding="utf-8")
         (stage / "README.md").write_text(model_card(draft, facts), encoding="utf-8")
 
     return Bundle.create(out, draft, write)

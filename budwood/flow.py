@@ -4,6 +4,7 @@ Every function here is a verb of the command line, with the same parameters and 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,8 @@ from budwood.core.store import Entry, Store
 from budwood.stages.results import Adapted, Compared, Diagnosed, Evaluated, Planned, Shrunk
 
 if TYPE_CHECKING:
+    from budwood.engine.screening import Screened
+    from budwood.stages.screening import Question
     from budwood.stages.writing import Generated
 
 __all__ = [
@@ -115,13 +118,32 @@ def predict(
     *,
     file: Path | str | None = None,
     input: str | None = None,
-    top: int = 3,
+    top: int | None = None,
+    by: str | None = None,
+    ascending: bool = False,
+    target: str | None = None,
     store: Path | str | None = None,
+    progress: Progress = silent,
 ) -> Iterator[Mapping[str, Any]]:
-    """Answer inputs (texts, paths of images, or request objects) and the rows of a table or folder, in their order."""
-    from budwood.stages.asking import answers
+    """Answer inputs (texts, paths of images, or request objects) and the rows of a table or folder, in their order.
 
-    return answers(Store.default(store).resolve(model), inputs, file, input, top)
+    `top` labels come with each answer, 3 when left out. A molecule model that is given `top`, `by`, `ascending` or
+    `target` ranks the library `file` instead and gives its best molecules.
+
+    Args:
+        top: of a ranking, how many molecules, 1,000 when left out.
+        by: the property to rank by, the first one when left out.
+        ascending: the smallest values first.
+        target: the column that says which molecules are known to be active; `screening` gives the enrichment.
+    """
+    from budwood.stages.asking import answers
+    from budwood.stages.screening import Question, rows_of
+
+    question = Question(top, by, ascending, target, input)
+    made = screening(model, inputs, file, question, store=store, progress=progress)
+    if made is not None:
+        return rows_of(made)
+    return answers(Store.default(store).resolve(model), inputs, file, input, 3 if top is None else top)
 
 
 def generate(
@@ -271,3 +293,23 @@ def doctor(
 def entry(reference: str, store: Path | str | None = None) -> Entry:
     """Find a model: `name`, `name:version`, `name@alias` or a folder."""
     return Store.default(store).resolve(reference)
+
+
+def screening(
+    model: str,
+    inputs: Sequence[Any],
+    file: Path | str | None,
+    question: "Question",
+    *,
+    store: Path | str | None = None,
+    progress: Progress = silent,
+) -> "AbstractContextManager[Screened] | None":
+    """The ranking of a library of molecules, with what there is to tell of it beside the rows.
+
+    Use it as a context; its checkpoints stay until the context is left. None where the model, or the question, asks for
+    answers in the order of the inputs.
+    """
+    from budwood.stages.screening import open_ranking
+
+    home = Store.default(store)
+    return open_ranking(home.resolve(model), inputs, file, question, home, progress)

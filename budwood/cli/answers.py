@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from budwood.core.commit import write_atomic
 from budwood.core.errors import DataError, UsageError
 
-__all__ = ["Part", "sources", "write"]
+__all__ = ["Part", "check_out", "sources", "write"]
 
 
 class Part(NamedTuple):
@@ -91,12 +91,18 @@ def write(answers: Iterable[Mapping[str, Any]], out: Path) -> int:
     Raises:
         UsageError: its suffix is none of .csv, .tsv, .jsonl.
     """
-    writers = {".csv": as_csv, ".tsv": as_tsv, ".jsonl": as_jsonl, ".json": as_jsonl}
-    if out.suffix.lower() not in writers:
-        raise UsageError(f"{out.name} has no known suffix", where="-o", fix="call it .csv, .tsv or .jsonl")
+    check_out(out)
     rows = list(answers)
-    write_atomic(out, writers[out.suffix.lower()](rows).encode())
+    write_atomic(out, WRITERS[out.suffix.lower()](rows).encode())
     return len(rows)
+
+
+def check_out(out: Path, source: Path | None = None) -> None:
+    """Raise UsageError, before any work, when the suffix is unknown or the file is the one that is read."""
+    if out.suffix.lower() not in WRITERS:
+        raise UsageError(f"{out.name} has no known suffix", where="-o", fix="call it .csv, .tsv or .jsonl")
+    if source is not None and source.exists() and out.exists() and out.samefile(source):
+        raise UsageError("it would overwrite the file that is read", where=f"-o {out}", fix="choose another name")
 
 
 def as_jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -124,3 +130,6 @@ def delimited(rows: Sequence[Mapping[str, Any]], delimiter: str) -> str:
 
 def cell(value: Any) -> Any:
     return value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
+
+
+WRITERS = {".csv": as_csv, ".tsv": as_tsv, ".jsonl": as_jsonl, ".json": as_jsonl}

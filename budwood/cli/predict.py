@@ -1,5 +1,6 @@
 """`budwood predict`: answers for texts and images on the command line, in files, in tables or from standard input."""
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,8 +10,10 @@ from budwood.cli.options import Input, Model, Store
 from budwood.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
+
+    from budwood.cli.answers import Part
 
 SHOWN_CHARACTERS = 80
 
@@ -29,32 +32,67 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="OUT", help="Write .csv, .tsv or .jsonl instead of printing.")
     ] = None,
-    top: Annotated[int, typer.Option(metavar="K", help="How many labels with their scores.")] = 3,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K", help="Labels with their scores, or the best of a library of molecules.  [default: 3]"
+        ),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="PROPERTY", help="Of a molecule model: what to rank by.  [default: the first]")
+    ] = None,
+    ascending: Annotated[bool, typer.Option("--ascending", help="Rank molecules from the smallest value.")] = False,
+    target: Annotated[
+        str | None, typer.Option(metavar="COL", help="Which molecules are known to be active; gives the enrichment.")
+    ] = None,
     store: Store = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a row on standard output.")] = False,
 ) -> None:
-    """Answer texts, images and tables, in their order."""
+    """Answer texts, images and tables, or rank molecules.
+
+    Answers come in the order of the inputs. A molecule model with --top, --by, --ascending or --target gives the best
+    molecules of one file instead; the same command goes on after an interruption.
+    """
     with Screen(json, f"predict: opening {model}") as screen:
         from budwood import flow
-        from budwood.cli.answers import sources, write
-        from budwood.core.errors import UsageError
+        from budwood.cli.ranking import rank
+        from budwood.stages.screening import Question
 
-        parts = sources(inputs or [], file, screen.note)
-        if not parts:
-            raise UsageError("there is nothing to answer", where="TEXT", fix=f'budwood predict {model} "a text"')
+        question = Question(top, by, ascending, target, input)
+        if question.asked:
+            made = flow.screening(model, inputs or [], file, question, store=store, progress=screen.progress)
+            if made is not None:
+                return rank(screen, made, out, file or Path((inputs or [""])[0]))
+        found = (
+            flow.predict(model, part.texts, file=part.table, input=input, top=top, store=store)
+            for part in parts_of(screen, model, inputs or [], file)
+        )
+        give(screen, chain.from_iterable(found), out)
 
-        def answers() -> "Iterator[Mapping[str, Any]]":
-            for part in parts:
-                yield from flow.predict(model, part.texts, file=part.table, input=input, top=top, store=store)
 
-        if out is not None:
-            count = write(answers(), out)
-            screen.note(f"wrote {count:,} answers to {out}")
-        elif json:
-            for answer in answers():
-                screen.row(answer)
-        else:
-            show(screen, answers())
+def parts_of(screen: Screen, model: str, inputs: "Sequence[str]", file: Path | None) -> "Sequence[Part]":
+    """What is answered. Raises UsageError when it is nothing."""
+    from budwood.cli.answers import sources
+    from budwood.core.errors import UsageError
+
+    parts = sources(inputs, file, screen.note)
+    if not parts:
+        raise UsageError("there is nothing to answer", where="TEXT", fix=f'budwood predict {model} "a text"')
+    return parts
+
+
+def give(screen: Screen, answers: "Iterable[Mapping[str, Any]]", out: Path | None) -> None:
+    """Write the answers to a file, or print them."""
+    from budwood.cli.answers import write
+
+    if out is not None:
+        count = write(answers, out)
+        screen.note(f"wrote {count:,} answers to {out}")
+    elif screen.as_json:
+        for answer in answers:
+            screen.row(answer)
+    else:
+        show(screen, answers)
 
 
 def show(screen: Screen, answers: "Iterable[Mapping[str, Any]]") -> None:

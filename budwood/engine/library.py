@@ -100,6 +100,10 @@ def open_library(path: Path, input: str | None = None, target: str | None = None
         known = ", ".join(sorted(SUFFIXES))
         raise DataError("the format of the library is unknown", where=str(path), fix=f"save it as one of: {known}")
     if format == "smi":
+        if input or target:
+            flag = "--input" if input else "--target"
+            fix = f"leave {flag} out, or save it as a table with a header"
+            raise DataError("the file has no columns: SMILES, a blank and a name", where=str(path), fix=fix)
         return Library(path, format)
     delimiter = "\t" if stem.suffix.lower() in (".tsv", ".tab") else ","
     with opened(path) as file:

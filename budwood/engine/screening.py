@@ -19,7 +19,7 @@ import numpy as np
 
 from budwood.core.bundle import Bundle
 from budwood.core.commit import make_parents, write_atomic
-from budwood.core.errors import UsageError
+from budwood.core.errors import DataError, UsageError
 from budwood.core.step import Progress, silent
 from budwood.engine.library import Library, Record
 from budwood.engine.molecule_metrics import bedroc, enrichment, roc_auc
@@ -91,12 +91,12 @@ def screen(
     Args:
         by: the property to rank by; the first one when left out.
         ascending: the smallest values first; by default the greatest, or the likeliest to be positive.
-        positive: the label of an active molecule, where the library has labels; numbers above 0.5 are active as well.
+        positive: the label of an active molecule, where the library has labels; 1.0 is the same as 1.
         workers: processes; None takes one a core, and none for a library that is done before they have started.
 
     Raises:
         UsageError: `top` is out of range, or the model has no such property.
-        DataError: the library cannot be read.
+        DataError: the library cannot be read, or its labels are no classes.
     """
     if not 1 <= top <= MAX_TOP:
         raise UsageError(f"--top {top} is out of range", where="--top", fix=f"give 1 to {MAX_TOP:,}")
@@ -204,10 +204,15 @@ class Run:
         self.known.add(facts["canonical"])
 
     def is_active(self, label: str) -> bool:
+        """Whether a label says so. Raises DataError for a number that is no class: a column of measured values."""
         try:
-            return label == self.positive or float(label) > 0.5
+            number = float(label)
         except ValueError:
-            return False
+            return label == self.positive
+        if not number.is_integer():
+            cause = f"the label {label!r} is no class, so nobody can say whether it is active"
+            raise DataError(cause, where=self.library.label, fix="name a column of 0 and 1 with --target")
+        return str(int(number)) == self.positive
 
     def save(self, file: Any) -> None:
         """Commit: first the scores, then the state that says how many of them count."""

@@ -43,6 +43,7 @@ def adapt(
     input: str | None = None,
     group: str | None = None,
     test: Path | str | None = None,
+    split: str | None = None,
     method: str = "auto",
     shots: int | None = None,
     seed: int = 0,
@@ -61,7 +62,7 @@ def adapt(
     from budwood.stages.adapting import run
     from budwood.stages.workbench import Job
 
-    job = Job(data, task, base, name, target, input, group, test, method, shots, seed, max_minutes, fresh)
+    job = Job(data, task, base, name, target, input, group, test, method, shots, seed, max_minutes, fresh, split)
     return run(job, Store.default(store), progress)
 
 
@@ -74,6 +75,7 @@ def plan(
     input: str | None = None,
     group: str | None = None,
     test: Path | str | None = None,
+    split: str | None = None,
     method: str = "auto",
     shots: int | None = None,
     seed: int = 0,
@@ -89,7 +91,7 @@ def plan(
     from budwood.stages.planning import run
     from budwood.stages.workbench import Job
 
-    job = Job(data, task, base, None, target, input, group, test, method, shots, seed, max_minutes, fresh=False)
+    job = Job(data, task, base, None, target, input, group, test, method, shots, seed, max_minutes, False, split)
     return run(job, Store.default(store), progress)
 
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from budwood.cli.options import Data, Input, Json, MaxMinutes, Seed, Store, Target, choices
+from budwood.cli.options import Data, Input, Json, MaxMinutes, Seed, Split, Store, Target, choices
 from budwood.cli.progress import duration
 from budwood.cli.screen import Screen, percent, span
 
 if TYPE_CHECKING:
-    from budwood.stages.results import Adapted
+    from budwood.stages.results import Adapted, Baseline
 
 METHODS = choices("steps.adapt")
 
@@ -50,6 +50,7 @@ def adapt(
     test: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Test rows.  [default: set aside from DATA]")
     ] = None,
+    split: Split = None,
     method: Annotated[str, typer.Option(metavar=METHODS, help="How to learn; auto decides by the rows.")] = "auto",
     shots: Annotated[int | None, typer.Option(metavar="K", help="Learn from K rows of each label only.")] = None,
     seed: Seed = 0,
@@ -75,6 +76,7 @@ def adapt(
             input=input,
             group=group,
             test=test,
+            split=split,
             method=method,
             shots=shots,
             seed=seed,
@@ -92,13 +94,14 @@ def adapt(
 def show(screen: Screen, result: "Adapted") -> None:
     """The model beside its baseline, why it was kept, and where the time went."""
     model, base = f"{result.name}:{result.version}", result.baseline
-    screen.table(
-        ("model", "method", f"{result.metric} %", "95 % interval", "rows"),
-        [
-            ("baseline", base.method, percent(base.score), span(base.ci), f"{result.n_test:,}"),
-            (model, result.method, percent(result.score), span(result.ci), f"{result.n_test:,}"),
-        ],
-    )
+    rows = f"{result.n_test:,}"
+    headers = ["model", "method", f"{result.metric} %", "95 % interval", *map(title, result.intervals), "rows"]
+    first = ["baseline", base.method, percent(base.score), span(base.ci), *beside(result, base), rows]
+    second = [model, result.method, percent(result.score), span(result.ci), *beside(result, result), rows]
+    if result.split:
+        for cells, cell in ((headers, "split"), (first, result.split), (second, result.split)):
+            cells.append(cell)
+    screen.table(headers, [first, second])
     screen.line()
     screen.line(f"verdict   {result.verdict}")
     stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in result.stages.items())
@@ -107,4 +110,30 @@ def show(screen: Screen, result: "Adapted") -> None:
     screen.line(f"used      {result.peak_memory_mb:,.0f} MB of memory at most{energy}; {result.n_train:,} rows learnt")
     screen.line(f"saved     {result.path}")
     screen.line(f"report    {result.report}")
-    screen.next(f"budwood shrink {result.name}", f'budwood predict {result.name} "…"')
+    if shrinks(result.task):
+        screen.next(f"budwood shrink {result.name}", f'budwood predict {result.name} "…"')
+    else:
+        screen.next(f'budwood predict {result.name} "…"', f"budwood serve {result.name}")
+
+
+def shrinks(task: str) -> bool:
+    """Whether models of a task can be shrunk."""
+    from budwood.core import registry
+
+    return not registry.get("tasks", task).no_shrink
+
+
+def title(metric: str) -> str:
+    from budwood.engine.card import title_of
+
+    return title_of(metric)
+
+
+def beside(result: "Adapted", model: "Adapted | Baseline") -> list[str]:
+    """The metrics that are printed beside the score, each with its interval."""
+    found = []
+    for name in result.intervals:
+        value, bounds = model.metrics.get(name), model.intervals.get(name)
+        interval = "" if bounds is None else f" [{bounds[0]:.3f}, {bounds[1]:.3f}]"
+        found.append("" if value is None else f"{value:.3f}{interval}")
+    return found

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Data", "Input", "Json", "MaxMinutes", "Model", "Seed", "Store", "Target", "choices"]
+__all__ = ["Data", "Input", "Json", "MaxMinutes", "Model", "Seed", "Split", "Store", "Target", "choices"]
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="name, name:version, name@alias or a folder.")]
 Data = Annotated[
@@ -18,6 +18,14 @@ Target = Annotated[
 Input = Annotated[
     str | None,
     typer.Option("--input", metavar="COL", help="The column with the text; several with commas.  [default: found]"),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        metavar="scaffold|scaffold_balanced|random",
+        help="Of molecules: how test rows are set aside.  [default: scaffold]",
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of every random choice.")]
 MaxMinutes = Annotated[

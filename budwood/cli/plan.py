@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from budwood.cli.options import Data, Input, Json, MaxMinutes, Seed, Store, Target, choices
+from budwood.cli.options import Data, Input, Json, MaxMinutes, Seed, Split, Store, Target, choices
 from budwood.cli.progress import duration
 from budwood.cli.screen import Screen, points
 
@@ -25,6 +25,7 @@ def plan(
     test: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Test rows.  [default: set aside from DATA]")
     ] = None,
+    split: Split = None,
     method: Annotated[
         str, typer.Option(metavar=choices("steps.adapt"), help="How to learn; auto decides by the rows.")
     ] = "auto",
@@ -49,6 +50,7 @@ def plan(
             input=input,
             group=group,
             test=test,
+            split=split,
             method=method,
             shots=shots,
             seed=seed,

@@ -79,7 +79,7 @@ class DataRecord(Record):
     rows: dict[str, int]
     """Split name to the number of rows."""
     options: ReadOptions = ReadOptions()
-    """The columns, shots and test files that were asked for; left out of `bundle.json` when nothing was."""
+    """The columns, shots, test files and split that were asked for; left out of `bundle.json` when nothing was."""
 
     @model_serializer(mode="wrap")
     def without_default_options(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -87,6 +87,8 @@ class DataRecord(Record):
         fields: dict[str, Any] = handler(self)
         if self.options == ReadOptions():
             del fields["options"]
+        elif self.options.split is None:
+            del fields["options"]["split"]
         return fields
 
 

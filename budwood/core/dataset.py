@@ -57,6 +57,8 @@ class ReadOptions:
     shots: int | None = None
     test: tuple[tuple[str, str], ...] = ()
     """The name and the SHA-256 of each file of a separate test set."""
+    split: str | None = None
+    """The way in which rows were set aside, where one was named."""
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,12 @@ class Task(ABC):
     """Rows that are read together where many are; fewer where a row's outputs are large."""
     learning: ClassVar[str] = "heads"
     """The way to learn: `heads` where the model ends in a linear head; see `budwood/stages/`."""
+    writes: ClassVar[bool] = False
+    """Whether its models write texts, token by token; a server then gives them threads of their own."""
+    split_kinds: ClassVar[tuple[str, ...]] = ()
+    """What `--split` may name, each a way to set rows aside; none where there is one way only."""
+    no_shrink: ClassVar[str] = ""
+    """Why models of this task cannot be shrunk; empty where they can."""
     default_base: ClassVar[str]
     """The entry of `bases.toml` that `--base auto` takes."""
 
@@ -143,6 +149,11 @@ class Task(ABC):
             DataError: there are too few rows to hold any out. UsageError: the number of shots is out of range.
         """
 
+    @classmethod
+    def split_by(cls, kind: str, dataset: "Dataset", *, seed: int) -> "Splits":
+        """The same, in one of the ways of `split_kinds`. Raises DataError when there are too few rows."""
+        raise UsageError(f"{cls.name} rows are set aside in one way only", where="--split", fix="leave it out")
+
     def fit_to(self, folder: Path) -> Self:
         """The same task with its limits lowered to what the base model in `folder` can read."""
         return self
@@ -159,6 +170,10 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
         """Further metrics, by their standard names."""
+
+    def intervals(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+        """95 % intervals of those further metrics that are printed beside the headline metric; none by default."""
+        return {}
 
     # Training half: torch is imported inside
     @classmethod

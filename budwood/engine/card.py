@@ -15,7 +15,17 @@ from budwood.engine.machine import Energy
 from budwood.engine.markup import code, fenced, markdown_table, text, yaml
 from budwood.engine.snippets import ONNX, PIPELINES, TORCH
 
-__all__ = ["GRAMS_PER_KWH", "NAMES", "CardFacts", "ClassFacts", "model_card", "title_of"]
+__all__ = [
+    "GRAMS_PER_KWH",
+    "NAMES",
+    "NUMBERS",
+    "CardFacts",
+    "ClassFacts",
+    "figure_of",
+    "model_card",
+    "span_of",
+    "title_of",
+]
 
 GRAMS_PER_KWH = 473.0
 """Carbon dioxide equivalent of a kilowatt-hour, world average of 2024 (Ember, Global Electricity Review 2025)."""
@@ -26,7 +36,11 @@ NAMES = {
     "macro_f1": "Macro F1",
     "samples_f1": "F1 per row",
     "worst_class_recall": "Recall, worst",
+    "roc_auc": "ROC AUC",
+    "rmse": "RMSE",
 }
+NUMBERS = frozenset({"roc_auc", "rmse"})
+"""Metrics that people write as plain numbers; the others with an interval are shares."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,16 @@ def title_of(metric: str) -> str:
     return NAMES.get(metric, metric.replace("_", " "))
 
 
+def figure_of(metric: str, value: float) -> str:
+    """A metric's value as people write it: 91.00 %, or 0.854."""
+    return f"{value:.3f}" if metric in NUMBERS else f"{100 * value:.2f} %"
+
+
+def span_of(metric: str, bounds: tuple[float, float]) -> str:
+    low, high = (figure_of(metric, bound).removesuffix(" %") for bound in bounds)
+    return f"{low} to {high}"
+
+
 def front_matter(draft: Draft, facts: CardFacts) -> str:
     quantized = any(step.name.startswith("shrink.quantize") for step in draft.history)
     grams = facts.energy.wh / 1000 * GRAMS_PER_KWH
@@ -141,8 +165,17 @@ def introduction(draft: Draft, facts: CardFacts) -> str:
         lines.append(f"It gives each input {kind} {len(labels)} labels: {shown}.")
     headline = draft.metrics.get(facts.metric)
     if headline:
-        lines += ["", f"**{NAMES.get(facts.metric, text(facts.metric))}: {spell(headline)}.**"]
+        lines += ["", f"**{NAMES.get(facts.metric, text(facts.metric))}: {spell(headline)}{split_of(draft)}.**"]
+        beside = {name: found for name, found in facts.further.items() if name in NUMBERS and isinstance(found, Metric)}
+        for name, found in beside.items():
+            lines.append(f"{NAMES[name]}: {figure_of(name, found.value)} (95 % interval {span_of(name, found.ci)}).")
     return "\n".join(lines) + "\n"
+
+
+def split_of(draft: Draft) -> str:
+    """How the test rows were set apart, where the score means little without it."""
+    kind = draft.report.get("split")
+    return f"; split: {text(kind)}" if isinstance(kind, str) else ""
 
 
 def spell(metric: Metric) -> str:
@@ -185,11 +218,11 @@ def how_it_was_measured(draft: Draft, facts: CardFacts) -> str:
     rows = []
     known = {name: metric for name, metric in facts.further.items() if isinstance(metric, Metric)} | draft.metrics
     for name, metric in sorted(known.items(), key=lambda item: item[0] != facts.metric):
-        span = f"{100 * metric.ci[0]:.2f} to {100 * metric.ci[1]:.2f}"
         label = NAMES.get(name, text(name))
-        rows.append([label, f"{100 * metric.value:.2f}", span, f"{metric.n:,}", text(metric.split)])
+        figures = figure_of(name, metric.value), span_of(name, metric.ci)
+        rows.append([label, *figures, f"{metric.n:,}", text(metric.split)])
     if rows:
-        lines += [*markdown_table(["metric", "percent", "95 % interval", "rows", "split"], rows), ""]
+        lines += [*markdown_table(["metric", "value", "95 % interval", "rows", "split"], rows), ""]
     lines.append("Every answer went through the code that serves. The rows were kept apart from those of the training.")
     if "temperature" in draft.calibration:
         fitted = f"with temperature {draft.calibration['temperature']:.3f}, fitted on validation rows"

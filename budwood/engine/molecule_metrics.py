@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "average_precision",
     "bedroc",
+    "bootstrap_interval",
     "enrichment",
     "ranking_metrics",
     "regression_metrics",
@@ -19,6 +20,7 @@ __all__ = [
     "roc_auc_interval",
 ]
 
+RESAMPLES = 500
 ALPHA = 20.0
 """Weight of early ranks: the first 8 % of the list make up 80 % of BEDROC (Truchon and Bayly 2007)."""
 
@@ -126,3 +128,38 @@ def bedroc(scores: ArrayLike, truth: ArrayLike, alpha: float = ALPHA) -> float:
     rie = float(np.exp(-alpha * places).sum()) / random
     factor = share * math.sinh(alpha / 2) / (math.cosh(alpha / 2) - math.cosh(alpha / 2 - alpha * share))
     return rie * factor + 1 / (1 - math.exp(alpha * (1 - share)))
+
+
+def bootstrap_interval(
+    scores: NDArray[np.float64], truth: NDArray[np.floating], metric: str, seed: int = 0
+) -> tuple[float, float] | None:
+    """95 % percentile interval of the mean `roc_auc` or `rmse` over the properties, molecules being resampled.
+
+    Args:
+        scores, truth: shape (rows, properties); NaN in `truth` where a value is unknown.
+
+    Returns:
+        None where the metric is not defined in most resamples: too few molecules of a class.
+    """
+    random = np.random.default_rng(seed)
+    found = []
+    for _ in range(RESAMPLES):
+        drawn = random.integers(0, len(truth), len(truth))
+        values = [one(scores[drawn, i], truth[drawn, i], metric) for i in range(truth.shape[1])]
+        known = [value for value in values if math.isfinite(value)]
+        if known:
+            found.append(sum(known) / len(known))
+    if len(found) < RESAMPLES / 2:
+        return None
+    low, high = np.quantile(found, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def one(scores: NDArray[np.float64], truth: NDArray[np.floating], metric: str) -> float:
+    """A metric of one property over its known values; NaN where it is not defined."""
+    known = np.isfinite(truth)
+    if not known.any():
+        return math.nan
+    if metric == "roc_auc":
+        return roc_auc(scores[known], truth[known])
+    return float(np.sqrt(((scores[known] - truth[known]) ** 2).mean()))

@@ -90,7 +90,11 @@ def outcome_of(task: Task, rows: Sequence[Row], scores: Scores, calibration: Cal
     if not labels:
         order = wrong[np.argsort(scores.per_row[wrong], kind="stable")]
         doubt: dict[int, float] = {}
-        return Outcome(mistakes=mistakes(task, rows, scores.answers, order, doubt), numbers=pairs(rows, scores.answers))
+        return Outcome(
+            mistakes=mistakes(task, rows, scores.answers, order, doubt),
+            numbers=pairs(rows, scores.answers),
+            intervals=task.intervals(scores.answers, rows),
+        )
     truth, given = indicators(labels, rows, scores.answers)
     multi_label = any("labels" in answer for answer in scores.answers)
     before = after = None
@@ -112,7 +116,8 @@ def outcome_of(task: Task, rows: Sequence[Row], scores: Scores, calibration: Cal
         before=before,
         after=after,
         mistakes=mistakes(task, rows, scores.answers, order, doubt),
-        intervals={"macro_f1": f1} if f1 and "macro_f1" in scores.metrics else {},
+        intervals=task.intervals(scores.answers, rows)
+        | ({"macro_f1": f1} if f1 and "macro_f1" in scores.metrics else {}),
     )
 
 

@@ -12,7 +12,7 @@ from html import escape
 from budwood.core.bundle import Draft, Metric
 from budwood.core.page import PAGE_END, PAGE_START
 from budwood.core.report import ShrinkReport
-from budwood.engine.card import GRAMS_PER_KWH, NAMES, CardFacts, title_of
+from budwood.engine.card import GRAMS_PER_KWH, NAMES, NUMBERS, CardFacts, figure_of, span_of, title_of
 from budwood.engine.drawing import Picture, legible
 from budwood.engine.report_facts import Mistake, Outcome, Reliability
 from budwood.engine.report_plots import HEAT_LABELS, MOST_BARS, Compared
@@ -76,6 +76,11 @@ def figures(draft: Draft, facts: CardFacts, outcome: Outcome, compared: Sequence
     found: list[tuple[str, str, str]] = []
     if headline := draft.metrics.get(facts.metric):
         found.append((title_of(facts.metric), percent(headline.value), f"{span(headline.ci)} (95 %)"))
+    for name in sorted(NUMBERS & facts.further.keys()):
+        if isinstance(beside := facts.further[name], Metric):
+            found.append((title_of(name), figure_of(name, beside.value), f"{span_of(name, beside.ci)} (95 %)"))
+    if isinstance(split := draft.report.get("split"), str):
+        found.append(("Split", split, "how the test rows were set apart"))
     if len(compared) > 1 and (first := compared[0]):
         found.append((first.name, percent(first.value), f"{span(first.ci)} (95 %)"))
     if outcome.after:
@@ -97,9 +102,10 @@ def metrics(draft: Draft, facts: CardFacts) -> Iterator[str]:
     rows = []
     for name, metric in sorted(found.items(), key=lambda item: item[0] != facts.metric):
         if isinstance(metric, Metric):
-            rows.append([title_of(name), percent(metric.value), span(metric.ci), f"{metric.n:,}"])
+            rows.append([title_of(name), figure_of(name, metric.value), span_of(name, metric.ci), f"{metric.n:,}"])
         else:
-            rows.append([title_of(name), percent(metric) if name in NAMES else f"{metric:.4g}", "", ""])
+            known = name in NAMES and name not in NUMBERS
+            rows.append([title_of(name), percent(metric) if known else f"{metric:.4g}", "", ""])
     yield table(("metric", "value", "95 % interval", "rows"), rows)
     yield (
         '<p class="quiet">On rows that were kept apart from the training. Every answer went through the code that '

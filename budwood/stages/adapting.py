@@ -78,6 +78,9 @@ def run(job: Job, store: Store, progress: Progress) -> Adapted:
         peak_memory_mb=round(peak_memory_mb(), 1),
         energy_wh=round(meter.energy.wh, 4),
         stages=bench.stages,
+        split=learned.split,
+        metrics=scores.metrics,
+        intervals=bench.task.intervals(scores.answers, splits.test.rows),
     )
 
 
@@ -97,10 +100,11 @@ def read(job: Job, progress: Progress) -> Splits:
     reading = read_dataset(job.data, *columns, task=job.task)
     test = None if job.test is None else read_dataset(job.test, *columns, task=job.task)
     kind = choosing.task_for(job.task, reading.dataset.rows)
-    splits = kind.split(reading.dataset, test=test.dataset if test else None, seed=job.seed, shots=job.shots)
+    tests = named_files(test) if test else ()
+    options = ReadOptions(job.target, job.input, job.group, job.shots, tests, job.split)
+    splits = choosing.split_rows(kind, reading.dataset, test.dataset if test else None, options, job.seed)
     for note in (*reading.notes, *splits.notes):
         progress("data", 0, 0, note)
-    options = ReadOptions(job.target, job.input, job.group, job.shots, named_files(test) if test else ())
     return replace(splits, options=options)
 
 
@@ -160,6 +164,7 @@ def publish(bench: Bench, store: Store, name: str, splits: Splits, learned: Lear
         "verdict": learned.why,
         "baseline": {"method": baseline.method, "score": baseline.score, "ci": list(baseline.ci)},
         "stages": dict(bench.stages),
+        **({"split": learned.split} if learned.split else {}),
     }
     out = bench.folder / "release"
     shutil.rmtree(out, ignore_errors=True)

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from budwood.core import registry
-from budwood.core.dataset import Dataset, Splits
+from budwood.core.dataset import Dataset, ReadOptions, Splits
 from budwood.core.errors import DataError, UsageError
 from budwood.core.task import Row, Task
 from budwood.engine.splits import keep_together, labels_of
 from budwood.engine.statistics import Comparison, better
 
-__all__ = ["METHODS", "Decision", "choose", "decide", "folds", "merged", "small", "task_for"]
+__all__ = ["METHODS", "Decision", "choose", "decide", "folds", "merged", "small", "split_rows", "task_for"]
 
 METHODS = ("auto", "head", "few_shot", "full", "lora")
 FEW_PER_CLASS = 64
@@ -54,6 +54,24 @@ def task_for(name: str, rows: Sequence[Row]) -> type[Task]:
     if not fitting:
         raise DataError(f"no task reads rows of {', '.join(sorted(fields))}", where="the data", fix="name one: --task")
     return max(fitting, key=lambda kind: kind.suits(rows))
+
+
+def split_rows(task: type[Task], rows: Dataset, test: Dataset | None, options: ReadOptions, seed: int) -> Splits:
+    """The rows set aside as the task does it, or in the way that `options.split` names.
+
+    Raises:
+        UsageError: the task has no such way, or the test rows are given.
+    """
+    kind = options.split
+    if kind is None:
+        return task.split(rows, test=test, seed=seed, shots=options.shots)
+    if kind not in task.split_kinds:
+        fix = f"choose one of: {', '.join(task.split_kinds)}" if task.split_kinds else "leave it out"
+        raise UsageError(f"{task.name} has no split {kind!r}", where="--split", fix=fix)
+    if test is not None or options.shots is not None:
+        other = "--test" if test is not None else "--shots"
+        raise UsageError(f"--split and {other} both say which rows are for testing", where="--split", fix="keep one")
+    return task.split_by(kind, rows, seed=seed)
 
 
 def choose(method: str, rows: Sequence[Row], n_parameters: int) -> Decision:

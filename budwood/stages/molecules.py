@@ -18,6 +18,7 @@ from budwood.core.errors import UsageError
 from budwood.core.step import Step
 from budwood.core.task import Row
 from budwood.engine.predictor import Predictor
+from budwood.engine.scaffold_split import kind_of
 from budwood.engine.statistics import Comparison, better
 from budwood.stages.results import Baseline
 from budwood.stages.workbench import Bench, Learned, measured
@@ -66,9 +67,16 @@ def learn(bench: Bench, splits: Splits) -> Learned:
         why=chosen.why,
         model=chosen.model,
         calibration=chosen.calibration,
-        baseline=Baseline(BASELINE, baseline.value, baseline.ci),
+        baseline=Baseline(
+            BASELINE,
+            baseline.value,
+            baseline.ci,
+            baseline.metrics,
+            bench.task.intervals(baseline.answers, splits.test.rows),
+        ),
         n_train=len(splits.train) + len(splits.validation),
         histories=[chosen.model.manifest.report.get("history") or []],
+        split=kind_of(splits),
     )
 
 

@@ -24,6 +24,9 @@ class Baseline:
     method: str
     score: float
     ci: Span
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, Span] = field(default_factory=dict)
+    """As of `Adapted`."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,12 @@ class Adapted:
     energy_wh: float
     stages: Mapping[str, float] = field(default_factory=dict)
     """Seconds of each stage."""
+    split: str = ""
+    """How the test rows were set apart, where a score means little without it."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Further metrics on the same rows."""
+    intervals: Mapping[str, Span] = field(default_factory=dict)
+    """95 % intervals of those that are printed beside the score."""
 
     def to_json(self) -> dict[str, Any]:
         return facts(self)

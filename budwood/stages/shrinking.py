@@ -115,6 +115,13 @@ def check(job: Job) -> None:
     if job.test is not None and job.data is None:
         raise UsageError("--test alone is not enough", where="--test", fix="pass --data too, as it was given to adapt")
     parent = job.entry.bundle
+    task = task_of(parent)
+    if task.no_shrink:
+        raise UsageError(
+            f"there is nothing to shrink in a {task.name} model: {task.no_shrink}",
+            where=str(parent.path),
+            fix=f"serve it as it is: budwood serve {job.entry.name}",
+        )
     if not {"torch", "onnx"} <= parent.formats:
         already = "is already quantized" if "onnx-int8" in parent.formats else "has no float ONNX graph"
         raise UsageError(
@@ -160,7 +167,7 @@ def splits_of(job: Job, data: Path | str, seed: int, options: ReadOptions) -> Sp
         if options == ReadOptions():
             raise
         raise DataError(error.cause, where=error.where, fix="pass the very files that were given to adapt") from error
-    return kind.split(rows, test=test, seed=seed, shots=options.shots)
+    return choosing.split_rows(type(kind), rows, test, options, seed)
 
 
 def kept(job: Job, store: Store, record: DataRecord) -> Splits:

@@ -41,6 +41,7 @@ class Job:
     seed: int
     max_minutes: float | None
     fresh: bool
+    split: str | None = None
 
 
 @dataclass
@@ -101,6 +102,8 @@ class Learned:
     """(step, score) on held-out rows of each fit of the method that was tried."""
     curve: Mapping[str, Any] | None = None
     """The baseline's learning curve."""
+    split: str = ""
+    """How the test rows were set apart, where a score means little without it."""
 
     @property
     def adapted(self) -> bool:

@@ -16,14 +16,28 @@ from budwood.core.dataset import Dataset, Splits
 from budwood.core.errors import BundleError, DataError, UsageError
 from budwood.core.task import Answer, Arrays, Calibration, Encoder, Row, Task
 from budwood.engine import molecules
-from budwood.engine.molecule_metrics import ranking_metrics, regression_metrics
+from budwood.engine.molecule_labels import (
+    CLASSES,
+    NUMBERS,
+    SINGLE,
+    as_class,
+    as_number,
+    columns_of,
+    kind_of,
+    labels_of,
+    property_of,
+)
+from budwood.engine.molecule_metrics import (
+    bootstrap_interval,
+    ranking_metrics,
+    regression_metrics,
+    roc_auc_interval,
+)
 
 __all__ = ["MoleculeProperty"]
 
-SINGLE = "label"
-"""The name of the one property of a table with one target."""
-POSITIVE = frozenset({"1", "true", "yes", "y", "active", "positive", "toxic", "+", "p"})
-CLASSES, NUMBERS = "classification", "regression"
+MAIN = {CLASSES: "roc_auc", NUMBERS: "rmse"}
+"""The metric that is printed beside the score."""
 SEND = 'send {"smiles": "CCO"}'
 
 
@@ -46,6 +60,11 @@ class MoleculeProperty(Task):
     )
     learning: ClassVar[str] = "molecules"
     default_base: ClassVar[str] = "new:smiles-mini"
+    split_kinds: ClassVar[tuple[str, ...]] = ("scaffold", "scaffold_balanced", "random")
+    no_shrink: ClassVar[str] = (
+        "the fingerprint model has neither layers to leave out nor weights for int8, and no technique has been proven "
+        "on the SMILES transformer beside it"
+    )
 
     @property
     def metric(self) -> str:  # type: ignore[override]  # it depends on the kind
@@ -181,9 +200,17 @@ class MoleculeProperty(Task):
 
         if shots is not None:
             raise UsageError("molecules are not drawn by class", where="--shots", fix="leave it out")
+        if any("group" in row for row in dataset):
+            raise UsageError("molecules are grouped by their scaffold", where="--group", fix="leave it out")
         if test is not None or any("split" in row for row in dataset):
             return given_splits(dataset, test, seed)
         return scaffold_splits(dataset, seed=seed)
+
+    @classmethod
+    def split_by(cls, kind: str, dataset: Dataset, *, seed: int) -> Splits:
+        from budwood.engine.scaffold_split import scaffold_splits
+
+        return scaffold_splits(dataset, kind, seed=seed)
 
     @classmethod
     def new_base(cls, stage: Path) -> None:
@@ -264,7 +291,7 @@ class MoleculeProperty(Task):
     def metrics(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
         """Standard metrics, as means over the properties; for several also `roc_auc` or `rmse` of each by its name."""
         truth = self.targets(rows)
-        measure, main = (ranking_metrics, "roc_auc") if self.kind == CLASSES else (regression_metrics, "rmse")
+        measure, main = (ranking_metrics if self.kind == CLASSES else regression_metrics), MAIN[self.kind]
         found: dict[str, list[float]] = {}
         each: dict[str, float] = {}
         for column, name in enumerate(self.properties):
@@ -277,6 +304,17 @@ class MoleculeProperty(Task):
                 if key == main and len(self.properties) > 1:
                     each[f"{main} {name}"] = value
         return {key: float(np.mean(values)) for key, values in found.items()} | each
+
+    def intervals(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+        """DeLong's interval of `roc_auc`; for `rmse`, and for the mean of several properties, molecules resampled."""
+        truth = self.targets(rows)
+        scores = np.asarray([[self.confidence(answer, name) for name in self.properties] for answer in answers])
+        if self.kind == CLASSES and len(self.properties) == 1:
+            known = np.isfinite(truth[:, 0])
+            both = len(set(truth[known, 0].tolist())) == 2
+            return {"roc_auc": roc_auc_interval(scores[known, 0], truth[known, 0])} if both else {}
+        found = bootstrap_interval(scores, truth, MAIN[self.kind])
+        return {} if found is None else {MAIN[self.kind]: found}
 
     # Training half
 
@@ -333,62 +371,3 @@ class MoleculeProperty(Task):
     def example(cls) -> tuple[Self, list[Row]]:
         rows = [{"smiles": "CCO", "label": "1"}, {"smiles": "c1ccccc1", "label": "0"}] * 4
         return cls(CLASSES, (SINGLE,), ("0", "1")), [dict(row) for row in rows]
-
-
-def columns_of(labels: Sequence[Any]) -> dict[str, list[Any]]:
-    """The known values of each property, in the order of the properties."""
-    columns: dict[str, list[Any]] = {}
-    for label in labels:
-        names = label if isinstance(label, Mapping) else (SINGLE,)
-        for name in names:
-            value = property_of(label, name)
-            known = columns.setdefault(name, [])
-            if value is not None:
-                known.append(value)
-    return columns
-
-
-def property_of(label: Any, name: str) -> Any:
-    value = label.get(name) if isinstance(label, Mapping) else label
-    missing = value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-    return None if missing else value
-
-
-def kind_of(values: Sequence[Any], name: str) -> str:
-    """Classes where there are two values, numbers where all are numeric. Raises DataError otherwise."""
-    distinct = {as_class(value) for value in values}
-    if len(distinct) == 2:
-        return CLASSES
-    if len(distinct) > 2 and all(as_number(value) is not None for value in distinct):
-        return NUMBERS
-    if len(distinct) < 2:
-        only = next(iter(distinct), "none")
-        fix = "name another column with --target, or add molecules of another class"
-        raise DataError(f"every label of {name!r} is {only!r}", where="the label column", fix=fix)
-    fix = "give one column of 0 and 1 for each class"
-    raise DataError(f"{name!r} has {len(distinct)} classes; molecules are classified into two", where=name, fix=fix)
-
-
-def labels_of(columns: Mapping[str, Sequence[Any]]) -> tuple[str, str]:
-    """The negative and the positive label. Raises DataError when the properties use different ones."""
-    found = {tuple(sorted({as_class(value) for value in values})) for values in columns.values()}
-    if len(found) > 1:
-        raise DataError("the columns use different labels", where="the labels", fix="write 0 and 1 in all of them")
-    first, second = found.pop()
-    return (second, first) if first.lower() in POSITIVE and second.lower() not in POSITIVE else (first, second)
-
-
-def as_class(value: Any) -> str:
-    """One spelling of a class: 1, 1.0, "1" and "1.0" are the same."""
-    if isinstance(value, bool):
-        return str(int(value))
-    number = as_number(value)
-    return str(int(number)) if number is not None and number.is_integer() else str(value).strip()
-
-
-def as_number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None

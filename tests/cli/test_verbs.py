@@ -46,7 +46,7 @@ def test_adapt_passes_every_flag_on(run, fake, adapted):
     verb = fake("adapt", adapted)
     line = (
         "adapt rows.csv --task text_classification --base folder --name n --target y --input a,b --group g "
-        "--test t.csv --method lora --shots 8 --seed 4 --max-minutes 2.5 --fresh --store s"
+        "--test t.csv --split random --method lora --shots 8 --seed 4 --max-minutes 2.5 --fresh --store s"
     )
     assert run(*line.split()).code == 0
     assert verb.arguments == (Path("rows.csv"),)
@@ -58,6 +58,7 @@ def test_adapt_passes_every_flag_on(run, fake, adapted):
         "input": "a,b",
         "group": "g",
         "test": Path("t.csv"),
+        "split": "random",
         "method": "lora",
         "shots": 8,
         "seed": 4,
@@ -86,7 +87,7 @@ def test_adapt_json_has_the_documented_keys_and_nothing_beside_it(run, fake, ada
     ran = run("adapt", "rows.csv", "--json")
     assert {*ADAPT_KEYS.split()} <= ran.json.keys()
     assert ran.json["ci"] == [0.86, 0.961]
-    assert ran.json["baseline"] == {"method": "head", "score": 0.83, "ci": [0.741, 0.892]}
+    assert ran.json["baseline"].items() >= {"method": "head", "score": 0.83, "ci": [0.741, 0.892]}.items()
     assert ran.err == ""
 
 

@@ -108,7 +108,7 @@ def test_the_card_tells_what_was_done_and_measured() -> None:
         "91.00 % (95 % interval 84.00 to 95.00) on 100 rows of the test split",
         '| 2 | adapt.head | `{"penalty": 3.0}` |',
         "tickets.csv; rows: 400 train, 100 test; split with seed 7",
-        "| Macro F1 | 90.00 | 83.00 to 94.00 | 100 | test |",
+        "| Macro F1 | 90.00 % | 83.00 to 94.00 | 100 | test |",
         "temperature 1.250",
         "The baseline (head) scores 88.00 % on the same rows.",
         "better by 3 points",

@@ -67,3 +67,19 @@ def test_regression_metrics_by_hand() -> None:
     assert found["spearman"] == pytest.approx(1.0)
     assert found["r2"] == pytest.approx(1 - (1 / 3) / np.var([1, 3, 4]))
     assert set(metrics.regression_metrics([1.0], [2.0])) == {"rmse", "mae"}
+
+
+def test_intervals_of_several_properties_come_from_resampled_molecules() -> None:
+    random = np.random.default_rng(0)
+    truth = (random.random((200, 2)) < 0.5).astype(float)
+    truth[::3, 1] = np.nan
+    scores = np.nan_to_num(truth) + random.normal(0, 1, truth.shape)
+    found = metrics.bootstrap_interval(scores, truth, "roc_auc")
+    assert found is not None
+    known = np.isfinite(truth[:, 1])
+    mean = (metrics.roc_auc(scores[:, 0], truth[:, 0]) + metrics.roc_auc(scores[known, 1], truth[known, 1])) / 2
+    assert found[0] < mean < found[1]
+    assert metrics.bootstrap_interval(scores, np.ones((200, 2)), "roc_auc") is None, "one class only"
+    one = metrics.bootstrap_interval(scores[:, :1], truth[:, :1], "rmse")
+    assert one is not None
+    assert one[0] < np.sqrt(((scores[:, 0] - truth[:, 0]) ** 2).mean()) < one[1]

@@ -1,0 +1,130 @@
+"""A table of molecules becomes a model: the kind of split stands beside every score, with the AUC or the RMSE."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import compounds
+import pytest
+
+from budwood import flow
+from budwood.core.errors import UsageError
+from budwood.core.store import Store
+from budwood.core.task import Row
+from budwood.stages.results import Adapted
+
+pytest.importorskip("rdkit", reason="molecules need the extra chem")
+pytest.importorskip("sklearn")
+
+
+def table(path: Path, rows: Sequence[Row], **more: Any) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["smiles", "active", *more])
+        writer.writerows([row["smiles"], row["label"], *more.values()] for row in rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("molecules")
+
+
+@pytest.fixture(scope="module")
+def classes(home: Path) -> Adapted:
+    data = table(home / "drugs.csv", compounds.rows())
+    return flow.adapt(data, method="fingerprint", split="random", store=home / "models")
+
+
+@pytest.fixture(scope="module")
+def numbers(home: Path) -> Adapted:
+    data = table(home / "carbons.csv", compounds.numbers())
+    return flow.adapt(data, method="fingerprint", store=home / "models")
+
+
+def test_the_split_and_the_auc_stand_beside_the_score(classes: Adapted) -> None:
+    assert (classes.task, classes.method, classes.split) == ("molecule_property", "fingerprint", "random")
+    low, high = classes.intervals["roc_auc"]
+    assert 0 <= low <= classes.metrics["roc_auc"] <= high <= 1
+    assert classes.baseline.intervals["roc_auc"] == (low, high), "the baseline is what ships"
+    card = (classes.path / "README.md").read_text()
+    assert "rows of the test split; split: random.**" in card
+    assert f"ROC AUC: {classes.metrics['roc_auc']:.3f} (95 % interval {low:.3f} to {high:.3f})." in card
+    page = classes.report.read_text()
+    assert "<dt>ROC AUC</dt>" in page
+    assert "<dt>Split</dt><dd>random</dd>" in page
+    manifest = json.loads((classes.path / "bundle.json").read_text())
+    assert manifest["report"]["split"] == "random"
+    assert manifest["report"]["further_intervals"]["roc_auc"] == [low, high]
+    assert manifest["data"]["options"]["split"] == "random"
+
+
+def test_numbers_have_their_rmse_and_scaffolds_are_the_default(numbers: Adapted) -> None:
+    assert numbers.split == "scaffold"
+    low, high = numbers.intervals["rmse"]
+    assert 0 < low <= numbers.metrics["rmse"] <= high
+    card = (numbers.path / "README.md").read_text()
+    assert f"| RMSE | {numbers.metrics['rmse']:.3f} | {low:.3f} to {high:.3f} |" in card
+    manifest = json.loads((numbers.path / "bundle.json").read_text())
+    assert "split" not in manifest["data"].get("options", {}), "what was not asked for is not noted"
+
+
+def test_given_test_molecules_are_a_split_of_their_own(home: Path) -> None:
+    rows = compounds.rows()
+    train, test = table(home / "train.csv", rows[:60]), table(home / "test.csv", rows[60:])
+    result = flow.adapt(train, test=test, method="fingerprint", store=home / "models", name="given")
+    assert result.split == "given"
+    with pytest.raises(UsageError, match="--split and --test both say"):
+        flow.adapt(train, test=test, split="random", store=home / "models")
+
+
+def test_other_kinds_of_split_and_groups_are_refused(home: Path) -> None:
+    data = table(home / "grouped.csv", compounds.rows(), plate="p1")
+    asked: dict[str, Any] = {"target": "active", "store": home / "models"}
+    with pytest.raises(UsageError, match="molecule_property has no split 'shuffled'") as caught:
+        flow.adapt(data, split="shuffled", **asked)
+    assert caught.value.fix == "choose one of: scaffold, scaffold_balanced, random"
+    with pytest.raises(UsageError, match="molecules are grouped by their scaffold"):
+        flow.adapt(data, group="plate", **asked)
+    texts = home / "texts.csv"
+    texts.write_text("text,label\n" + "".join(f"a sentence of row {i},{'ab'[i % 2]}\n" for i in range(40)))
+    with pytest.raises(UsageError, match="text_classification has no split 'random'") as caught:
+        flow.adapt(texts, split="random", store=home / "models")
+    assert caught.value.fix == "leave it out"
+
+
+@pytest.mark.usefixtures("classes")
+def test_there_is_nothing_to_shrink(home: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to shrink in a molecule_property model") as caught:
+        flow.shrink("drugs", store=home / "models")
+    assert "budwood serve drugs" in caught.value.fix
+
+
+def test_the_command_prints_all_of_it_and_no_shrinking(
+    classes: Adapted, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from budwood import cli
+
+    monkeypatch.setattr(flow, "adapt", lambda *given, **named: classes)
+    assert cli.main(["adapt", str(home / "drugs.csv"), "--split", "random"]) == 0
+    shown = capsys.readouterr()
+    header, baseline, model = shown.out.splitlines()[:3]
+    assert header.split()[-3:] == ["AUC", "rows", "split"]
+    assert (baseline.split()[-1], model.split()[-1]) == ("random", "random")
+    assert f"{classes.metrics['roc_auc']:.3f} [{classes.intervals['roc_auc'][0]:.3f}" in model
+    assert "budwood shrink" not in shown.err
+
+
+@pytest.mark.usefixtures("classes")
+def test_the_files_give_the_rows_of_a_named_split_again(home: Path) -> None:
+    from budwood.core.budget import Budget
+    from budwood.core.step import silent
+    from budwood.stages import shrinking
+
+    entry = Store(home / "models").resolve("drugs")
+    job = shrinking.Job(entry, Budget(), None, home / "drugs.csv", None, None, 0)
+    found = shrinking.rows_of(job, Store(home / "empty"), silent)
+    assert entry.bundle.manifest.data is not None
+    assert (found.fingerprint, found.options.split) == (entry.bundle.manifest.data.fingerprint, "random")

@@ -20,12 +20,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
+import matplotlib.backends.backend_agg  # noqa: F401  # imported once, not in each fork
 import tiny
 
 from budwood import flow
 from budwood.core.bundle import Bundle
 from budwood.core.commit import STAGING
-from budwood.engine import fine_tune, planning, text_model, train  # noqa: F401
+from budwood.engine import fine_tune, planning, release, text_model, train  # noqa: F401
 from budwood.engine.transformers_import import quiet_transformers
 
 
@@ -76,7 +77,7 @@ def loop(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     store = folder / "store-0"
     while done < kills:
         child = attempt(folder, store)
-        deadline = time.monotonic() + chance.uniform(0.0, 0.6 * whole)
+        deadline = time.monotonic() + chance.uniform(0.0, 0.9 * whole)
         ended = 0
         while not ended and time.monotonic() < deadline:
             ended, status = os.waitpid(child, os.WNOHANG)

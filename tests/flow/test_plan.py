@@ -34,19 +34,22 @@ def test_a_plan_says_what_adapt_would_do_and_leaves_the_store_empty(tiny_bert: P
     assert list((store / ".work" / "plans").iterdir()) == []
 
 
-def test_more_epochs_take_longer_and_a_limit_says_that_they_do_not_fit(tiny_bert: Path, tmp_path: Path) -> None:
+def test_a_limit_says_that_not_all_epochs_fit(tiny_bert: Path, tmp_path: Path) -> None:
     data = table(tmp_path / "t.jsonl", 14)
     head = flow.plan(data, base=str(tiny_bert), store=tmp_path / "models", method="head")
     full = flow.plan(data, base=str(tiny_bert), store=tmp_path / "models", method="full", max_minutes=0.001)
-    assert full.seconds_wanted > head.seconds_wanted
+    assert full.stages["full"] > 0
+    assert "full" not in head.stages
     assert not full.fits
     assert full.seconds == pytest.approx(0.06, abs=0.05)
     with pytest.raises(UsageError, match="no method 'fulll'"):
         flow.plan(data, base=str(tiny_bert), store=tmp_path / "models", method="fulll")
 
 
-@pytest.mark.parametrize("name", registry.names("steps/adapt"))
-def test_every_way_to_learn_tells_its_effort(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [name for name in registry.names("steps/adapt") if not registry.get("steps/adapt", name).tasks]
+)
+def test_every_way_to_learn_for_any_task_tells_its_effort(name: str) -> None:
     task, _ = registry.get("tasks", "text_classification").example()
     step = registry.get("steps/adapt", name)()
     (_, few), (_, many) = step.effort(task, 20), step.effort(task, 2000)

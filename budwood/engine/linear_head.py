@@ -22,8 +22,21 @@ PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
 def fit(embeddings: NDArray[Any], targets: NDArray[Any], n_labels: int, penalty: float) -> Linear:
     """Weights of a softmax classifier for class numbers (rows,), of sigmoids for 0/1 rows (rows, labels).
 
-    Classes without a row keep a zero weight and a low bias.
+    Classes without a row keep a zero weight and a low bias. The penalty means the same at any scale of the embeddings:
+    they are brought to a mean square length of 1 first, which those of sentence encoders have.
     """
+    scale = length(embeddings)
+    weight, bias = fit_scaled(embeddings / scale, targets, n_labels, penalty)
+    return weight / scale, bias
+
+
+def length(embeddings: NDArray[Any]) -> np.float32:
+    """Root mean square length of the rows; exactly 1 where it is nearly so, or where all are zero."""
+    found = float(np.sqrt(np.mean(np.sum(np.square(embeddings, dtype=np.float64), axis=1))))
+    return np.float32(1.0 if abs(found - 1.0) < 1e-3 or found == 0.0 else found)
+
+
+def fit_scaled(embeddings: NDArray[Any], targets: NDArray[Any], n_labels: int, penalty: float) -> Linear:
     if targets.ndim == 2:
         return fit_sigmoids(embeddings, targets, penalty)
     weight = np.zeros((n_labels, embeddings.shape[1]), np.float32)

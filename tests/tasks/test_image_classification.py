@@ -133,6 +133,10 @@ def test_augmentation_varies_within_bounds_and_mirrors_only_where_allowed():
     assert np.array_equal(values, inputs["pixel_values"])
 
 
+def test_the_recipe_depends_on_the_rows():
+    assert [TASK.recipe(n)["epochs"] for n in (10, 1000, 3000, 100_000)] == [20, 13, 5, 4]
+
+
 def test_metrics_tell_what_leaving_out_the_unsure_brings():
     answers = [{"label": "dark", "score": 0.9}] * 24 + [{"label": "dark", "score": 0.3}] * 6
     truth = [{"label": "dark"}] * 24 + [{"label": "green"}] * 6

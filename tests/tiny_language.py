@@ -2,6 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from budwood.core.bundle import Bundle
 
 STORIES = (
     "Once upon a time there was a little bird. The bird could not fly, so it walked to the lake.",
@@ -38,3 +42,20 @@ def llama(folder: Path, gpt2_folder: Path) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((gpt2_folder / name).read_bytes())
     return folder
+
+
+def bundle(path: Path, kind: str = "documents") -> "Bundle":
+    """A bundle with the graph of a new GPT-2, and the model's folder beside it."""
+    from budwood.core.bundle import Bundle, Draft, StepRecord
+    from budwood.engine.causal_graph import export_causal_graph
+    from budwood.tasks.text_generation import TextGeneration
+
+    plain = gpt2(path.with_name("plain"))
+
+    def write(stage: Path) -> None:
+        TextGeneration.take_base(plain, stage)
+        (stage / "onnx").mkdir()
+        export_causal_graph(plain, stage / "onnx" / "model.onnx")
+
+    task = {"name": "text_generation", **TextGeneration(kind, 64).to_json()}
+    return Bundle.create(path, Draft(parent=None, history=(StepRecord(name="base"),), task=task, base="tiny"), write)

@@ -197,9 +197,20 @@ class Writer:
     """One text that is being written: chooses its tokens, gives its pieces, knows when it has ended."""
 
     def __init__(
-        self, index: int, prompt: Sequence[int], options: Sampling, decode: Decode, ends: Sequence[int], stream: int = 0
+        self,
+        index: int,
+        prompt: Sequence[int],
+        options: Sampling,
+        decode: Decode,
+        ends: Sequence[int],
+        stream: int = 0,
+        *,
+        answers: bool = False,
     ) -> None:
-        """`ends` are the ids of end tokens, `stream` is the sample's number among those that share prompt and seed."""
+        """`ends` are the ids of end tokens, `stream` is the sample's number among those that share prompt and seed.
+
+        Where it `answers` a chat, the spaces after `Assistant:` are layout, and no part of the text.
+        """
         self.index, self.options, self.ends = index, options, tuple(ends)
         self.ids = list(prompt)
         self.prompt_tokens = len(self.ids)
@@ -207,6 +218,7 @@ class Writer:
         self.random = np.random.default_rng([options.seed, stream])
         self.text = Detokenizer(decode, prompt)
         self.stops = StopStrings(options.stop)
+        self.trims = answers
         self.finish: Finish | None = None
 
     @property
@@ -227,13 +239,20 @@ class Writer:
             self.finish = "stop"
         elif self.tokens >= self.options.max_tokens:
             return self.end("length", shown)
-        return Piece(self.index, shown, self.tokens, self.finish)
+        return Piece(self.index, self.trim(shown), self.tokens, self.finish)
 
     def end(self, finish: Finish, before: str = "") -> Piece:
         """The last piece, with all that was held back."""
         shown, stopped = self.stops.push(self.text.flush())
         self.finish = "stop" if stopped else finish
-        return Piece(self.index, before + shown + ("" if stopped else self.stops.flush()), self.tokens, self.finish)
+        shown = before + shown + ("" if stopped else self.stops.flush())
+        return Piece(self.index, self.trim(shown), self.tokens, self.finish)
+
+    def trim(self, text: str) -> str:
+        if self.trims:
+            text = text.lstrip(" ")
+            self.trims = not text
+        return text
 
 
 def cut_at(text: str, truncate: str | re.Pattern[str] | None) -> str:

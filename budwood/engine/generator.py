@@ -23,7 +23,7 @@ from budwood.core import registry
 from budwood.core.bundle import Bundle
 from budwood.core.errors import BundleError
 from budwood.core.runtime import Runtime
-from budwood.core.task import Arrays
+from budwood.core.task import Answer, Arrays
 from budwood.engine.decoding import Finish, Piece, Sampling, Writer, cut_at
 from budwood.engine.vocabulary import Vocabulary
 
@@ -148,6 +148,11 @@ class Completion:
     cut: bool = False
     """The prompt was longer than the window, so only its end was read."""
 
+    def answer(self) -> Answer:
+        """As `predict` and the server give it."""
+        found = {"text": self.text, "finish_reason": self.finish, "tokens": self.tokens}
+        return found | {"truncated": True} if self.cut else found
+
 
 class Generator:
     """A decoder with its vocabulary. Several threads may use it; each call has its own cache."""
@@ -197,7 +202,12 @@ class Generator:
         decode, ends = self.vocabulary.decode, self.vocabulary.ends
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            writers = [Writer(at * n + sample, ids[at], each[at], decode, ends, sample) for at, sample in part]
+            writers = [
+                Writer(
+                    at * n + sample, ids[at], each[at], decode, ends, sample, answers=not isinstance(prompts[at], str)
+                )
+                for at, sample in part
+            ]
             yield from self.write(writers, until, cancelled)
 
     def encode(self, prompt: Prompt) -> list[int]:

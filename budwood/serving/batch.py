@@ -22,7 +22,7 @@ from budwood.serving.limits import Limits
 from budwood.serving.metrics import Metrics
 from budwood.serving.model import Model
 
-__all__ = ["Answered", "Batcher", "Failed", "Ticket"]
+__all__ = ["Answered", "Batcher", "Failed", "Ticket", "failed"]
 
 logger = logging.getLogger("budwood.serving")
 

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -11,7 +11,7 @@ from budwood.serving.errors import HttpError
 from budwood.serving.limits import Limits
 from budwood.serving.model import Model
 
-__all__ = ["Receive", "Request", "Response", "Scope", "Send", "request_ids", "send_response"]
+__all__ = ["Receive", "Request", "Response", "Scope", "Send", "gone", "request_ids", "send_response"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -35,6 +35,8 @@ class Response:
     status: int = 200
     content_type: bytes = b"application/json"
     headers: tuple[Header, ...] = ()
+    stream: AsyncIterator[bytes] | None = None
+    """What is sent, as it comes, in the place of the body."""
 
 
 class Request:
@@ -114,7 +116,15 @@ def too_large(longest: int) -> HttpError:
     return HttpError(413, f"the body is longer than {longest} bytes", close=True)
 
 
+async def gone(request: Request) -> None:
+    """Return when the client has closed its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def send_response(send: Send, request: Request, response: Response, more: Iterable[Header] = ()) -> None:
+    if response.stream is not None:
+        return await send_stream(send, request, response, response.stream)
     headers = [
         (b"content-type", response.content_type),
         (b"content-length", str(len(response.body)).encode()),
@@ -126,3 +136,19 @@ async def send_response(send: Send, request: Request, response: Response, more: 
     ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})
+
+
+async def send_stream(send: Send, request: Request, response: Response, stream: AsyncIterator[bytes]) -> None:
+    """The parts of a stream as they come."""
+    headers = [
+        (b"content-type", response.content_type),
+        (b"cache-control", b"no-cache"),
+        (b"x-request-id", request.id),
+        (b"x-content-type-options", b"nosniff"),
+        *request.model.headers,
+        *response.headers,
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    async for part in stream:
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})

@@ -52,6 +52,7 @@ async def stats(service: Service, request: Request) -> Response:
             "version": model.version,
             "task": model.task.name,
             "input": model.task.inputs[0],
+            "writes": model.task.writes,
             "files": list(model.task.files),
             "report": bool(model.report),
             "predictions": {label: int(n) for label, n in service.board.predictions(model.index).items()},

@@ -35,6 +35,10 @@ class Limits:
     """Open connections of one worker; further ones are closed with 503."""
     answer_seconds: float = 10.0
     """A request that is not answered by then gets 504, and leaves the queue."""
+    texts: int = 32
+    """Texts that one worker writes or lets wait; a request for more than are free gets 503 with Retry-After at once."""
+    text_seconds: float = 60.0
+    """A text that is not finished by then ends as it is; one that was not begun gets 504."""
     read_seconds: float = 10.0
     """Headers and body of a request must arrive within this time, otherwise 408 and the connection is closed."""
     keep_alive_seconds: float = 60.0

@@ -24,10 +24,12 @@ COUNTERS = {
     "expired": "Requests that were not answered in time (504).",
     "rejected": "Requests refused because the queue was full or the server drains (503).",
     "failed_inputs": "Inputs on which the model failed, alone; their batch mates were answered.",
+    "written_tokens": "Tokens of texts that were written.",
     "worker_restarts": "Worker processes that ended unexpectedly and were started again.",
 }
 GAUGES = {
     "queue_depth": "Inputs that wait for a runner.",
+    "texts": "Texts that are written or wait for it.",
     "connections": "Open connections.",
     "workers_ready": "Worker processes that answer.",
 }

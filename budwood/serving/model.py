@@ -9,7 +9,9 @@ from budwood.core.errors import BudwoodError, BundleError
 from budwood.core.page import REPORT
 from budwood.core.task import Task
 from budwood.engine import conformance
+from budwood.engine.generator import Decoder, Generator, Shape
 from budwood.engine.predictor import Predictor, task_of
+from budwood.engine.vocabulary import Vocabulary
 from budwood.serving.metrics import Described
 
 __all__ = ["Model", "Served", "describe", "first_line", "open_model", "served_name"]
@@ -48,6 +50,8 @@ class Model:
     index: int
     """Its place among the served models."""
     predictor: Predictor
+    generator: Generator | None = None
+    """Where it writes texts, what writes them; the predictor then only measures them."""
     created: int = 0
     """When its bundle was made, in seconds since 1970."""
     report: bytes = b""
@@ -96,7 +100,8 @@ def prove(served: Served, index: int, runtime: str, batch: int) -> Model:
     predictor = Predictor.open(served.bundle, runtime, threads=1)
     created = int(datetime.fromisoformat(served.bundle.manifest.created).timestamp())
     report = served.bundle.read(REPORT) if REPORT in served.bundle.manifest.files else b""
-    model = Model(served.name, served.version, index, predictor, created, report)
+    generator = writing(predictor, served.bundle) if predictor.task.writes else None
+    model = Model(served.name, served.version, index, predictor, generator, created, report)
     # The null runtime computes nothing, so there is nothing to prove.
     if runtime != "null" and (served.bundle.path / conformance.FILE).exists():
         conformance.check(predictor, served.bundle)
@@ -104,3 +109,8 @@ def prove(served: Served, index: int, runtime: str, batch: int) -> Model:
     for size in (1, batch):
         predictor.predict([rows[i % len(rows)] for i in range(size)])
     return model
+
+
+def writing(predictor: Predictor, bundle: Bundle) -> Generator:
+    """What writes with the predictor's own runtime, so that the weights are in memory once."""
+    return Generator(Decoder(predictor.runtime.run, Shape.read(bundle.path)), Vocabulary.open(bundle.path))

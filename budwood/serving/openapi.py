@@ -7,6 +7,7 @@ from budwood import __version__
 from budwood.serving.limits import Limits
 from budwood.serving.model import Model
 from budwood.serving.routes import ROUTES, Route
+from budwood.serving.writing_schemas import COMPLETION_ANSWER, MESSAGES, PROMPT, writing_request
 
 __all__ = ["document"]
 
@@ -65,6 +66,8 @@ def document(models: Sequence[Model], limits: Limits, guarded: bool) -> dict[str
     }
 
 
+WRITING = ("completion", "chat")
+"""The shapes of routes that write texts."""
 KEY_HEADER = {"type": "apiKey", "in": "header", "name": "x-api-key"}
 
 
@@ -85,7 +88,7 @@ def operation(route: Route, models: Sequence[Model], guarded: bool) -> dict[str,
         "responses": {"200": success} | failures(route, guarded),
     }
     if route.method == "POST":
-        schema = {"$ref": f"#/components/schemas/{'Infer' if route.shape == 'infer' else 'Predict'}Request"}
+        schema = {"$ref": f"#/components/schemas/{route.shape.capitalize()}Request"}
         bodies: dict[str, Any] = {"application/json": {"schema": schema}}
         if route.shape == "predict":
             bodies |= file_bodies(models)
@@ -115,12 +118,15 @@ def content(route: Route) -> dict[str, Any]:
     kinds: dict[str, tuple[str, dict[str, Any]]] = {
         "predict": ("application/json", {"$ref": "#/components/schemas/PredictAnswer"}),
         "infer": ("application/json", {"$ref": "#/components/schemas/InferAnswer"}),
+        "completion": ("application/json", {"$ref": "#/components/schemas/CompletionAnswer"}),
+        "chat": ("application/json", {"$ref": "#/components/schemas/CompletionAnswer"}),
         "json": ("application/json", {"type": "object"}),
         "text": ("text/plain", {"type": "string"}),
         "html": ("text/html", {"type": "string"}),
     }
     kind, schema = kinds[route.shape]
-    return {kind: {"schema": schema}}
+    events = {"text/event-stream": {"schema": {"type": "string"}}} if route.shape in WRITING else {}
+    return {kind: {"schema": schema}} | events
 
 
 def failures(route: Route, guarded: bool) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def failures(route: Route, guarded: bool) -> dict[str, Any]:
     statuses += [401] if guarded and not route.open else []
     statuses += [403, 408, 413, 415, 422, 503, 504] if route.infers else []
     statuses += [503] if route.path.endswith(("ready", "/readyz", "/ping")) else []
-    statuses += [404] if "{" in route.path else []
+    statuses += [404] if "{" in route.path or route.shape in WRITING else []
     kind, shape = "application/problem+json", "Problem"
     if route.path.startswith("/v2"):
         kind, shape = "application/json", "PlainError"
@@ -159,6 +165,9 @@ def schemas(models: Sequence[Model], limits: Limits) -> dict[str, Any]:
         },
         "InferRequest": infer_request(models, limits),
         "InferAnswer": INFER_ANSWER,
+        "CompletionRequest": writing_request({"prompt": PROMPT}, limits),
+        "ChatRequest": writing_request({"messages": MESSAGES}, limits),
+        "CompletionAnswer": COMPLETION_ANSWER,
         "Problem": PROBLEM,
         "PlainError": PLAIN,
         "OpenAIError": OPENAI,

@@ -1,6 +1,7 @@
 """What a worker holds: models, batcher, figures, state. Every handler gets it as its first argument."""
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,8 +10,9 @@ from budwood.core.errors import DataError
 from budwood.core.task import Row
 from budwood.serving.auth import Keys
 from budwood.serving.batch import Answered, Batcher, Failed
+from budwood.serving.desk import Desk, Wanted, complete
 from budwood.serving.errors import HttpError
-from budwood.serving.http import Disconnected, Request
+from budwood.serving.http import Disconnected, Request, gone
 from budwood.serving.limits import Limits
 from budwood.serving.metrics import Board, Metrics
 from budwood.serving.model import Model
@@ -25,6 +27,7 @@ class Service:
     models: Sequence[Model]
     """The first one answers /predict."""
     batcher: Batcher
+    desk: Desk
     metrics: Metrics
     board: Board
     limits: Limits
@@ -88,6 +91,8 @@ class Service:
         """
         self.refuse_unready()
         model = request.model
+        if model.generator is not None and any("options" in row for row in rows):
+            return await self.written(request, rows)
         ticket = self.batcher.submit(model, rows, top)
         watch = asyncio.ensure_future(gone(request))
         watch.add_done_callback(lambda _: self.batcher.cancel(ticket) if not ticket.future.done() else None)
@@ -105,6 +110,14 @@ class Service:
                 self.metrics.answered(model.index, result.answer)
         return results
 
+    async def written(self, request: Request, rows: Sequence[Row]) -> list[Answered | Failed]:
+        """Texts that go on from these rows. Raises as `results`, and HttpError 422 for rows that are to be measured."""
+        if not all("options" in row for row in rows):
+            raise HttpError(422, "texts to write and texts to measure are asked for apart", field="measure")
+        found = await complete(self.desk, request, Wanted.of(rows))
+        answers = [item.answer() for item in found]
+        return [Answered(answer, json.dumps(answer).encode()) for answer in answers]
+
     def top(self, request: Request) -> int:
         """`?top=K`: how many alternatives an answer lists. Raises HttpError 422."""
         if not request.scope["query_string"]:
@@ -120,9 +133,3 @@ class Service:
 
 
 TOP = 3
-
-
-async def gone(request: Request) -> None:
-    """Return when the client has closed its connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

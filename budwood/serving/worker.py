@@ -23,6 +23,7 @@ from budwood.core.errors import BudwoodError
 from budwood.serving.app import App, pages
 from budwood.serving.auth import Keys, is_loopback
 from budwood.serving.batch import Batcher
+from budwood.serving.desk import Desk
 from budwood.serving.limits import Limits
 from budwood.serving.metrics import Board, Layout, Metrics
 from budwood.serving.model import Model, Served, describe, first_line, open_model
@@ -145,7 +146,8 @@ async def run(
     batcher = Batcher(loop, limits, -(-limits.queue // plan.workers), plan.runners, metrics)
     keys = Keys(plan.keys) if plan.keys else None
     board = Board(plan.layout, memory)
-    service = Service(models, batcher, metrics, board, limits, keys, is_loopback(plan.host), pages=pages())
+    desk = Desk(loop, limits, plan.runners, metrics)
+    service = Service(models, batcher, desk, metrics, board, limits, keys, is_loopback(plan.host), pages=pages())
     config = uvicorn.Config(
         App(service),
         log_config=None,
@@ -165,6 +167,7 @@ async def run(
     await stop.wait()
     await drain(service, state, server)
     ticker.cancel()
+    desk.close()
     batcher.close()
     for model in models:
         model.predictor.close()
@@ -176,6 +179,7 @@ async def tick(service: Service, state: ServerState, on_tick: Callable[[], None]
         await asyncio.sleep(1)
         sweep(state, asyncio.get_running_loop().time())
         service.metrics.gauge("queue_depth", service.batcher.depth)
+        service.metrics.gauge("texts", service.desk.texts)
         service.metrics.gauge("connections", len(state.connections))
         if service.keys is not None:
             try:

@@ -23,6 +23,7 @@ from budwood.engine.generator import Decoder, Generator, Shape
 from budwood.engine.splits import make_splits
 from budwood.engine.text_quality import token_logs
 from budwood.engine.vocabulary import Vocabulary
+from budwood.engine.writing_rows import joined
 
 __all__ = ["TextGeneration"]
 
@@ -50,6 +51,7 @@ class TextGeneration(Task):
     preprocessing: ClassVar[tuple[str, ...]] = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
     batch_size: ClassVar[int] = 4
     learning: ClassVar[str] = "language"
+    writes: ClassVar[bool] = True
     default_base: ClassVar[str] = "new:gpt2-mini"
 
     def to_json(self) -> dict[str, Any]:
@@ -78,7 +80,10 @@ class TextGeneration(Task):
             if name not in (*known, "text", "messages"):
                 raise DataError(f"unknown field {name!r}", where=str(name), fix=f"known: text, {', '.join(known)}")
         chosen = "messages" if "messages" in item else "text"
-        return {chosen: part(item, chosen), "options": sampling({name: item[name] for name in known if name in item})}
+        given = part(item, chosen)
+        if self.kind == "completions" and chosen == "text" and given:
+            given = joined(given)  # as the prompts were that it learnt from
+        return {chosen: given, "options": sampling({name: item[name] for name in known if name in item})}
 
     def item(self, row: Row) -> dict[str, Any]:
         """A request to measure this row."""
@@ -104,8 +109,7 @@ class TextGeneration(Task):
             prompts = [rows[at].get("messages") or rows[at].get("text", "") for at in asked]
             written = generator.complete(prompts, [rows[at]["options"] for at in asked])
             for at, found in zip(asked, written, strict=True):
-                answers[at] = {"text": found.text, "finish_reason": found.finish, "tokens": found.tokens}
-                answers[at] |= {"truncated": True} if found.cut else {}
+                answers[at] = found.answer()
         measured = [at for at in range(len(rows)) if at not in asked]
         if measured:
             encoded = encoder([rows[at] for at in measured])

@@ -1,5 +1,8 @@
 """A text file becomes a model that writes: adapt, generate, evaluate, predict, on a model of a few thousand weights."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +54,32 @@ def test_what_was_learnt_is_measured_on_other_texts(written) -> None:
     assert found.metrics["rows_seen_in_training"] > 0
     (answer,) = flow.predict("stories", ["Story 3."], store=folder / "models")
     assert answer["tokens"] > 0
+
+
+SERVE = """
+import json, sys, urllib.request
+from pathlib import Path
+from budwood.core.bundle import Bundle
+from budwood.serving.server import Served, start
+with start([Served("stories", "1", Bundle.open(Path(sys.argv[1])))]) as server:
+    def post(path, **body):
+        data, kind = json.dumps(body).encode(), {"content-type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(server.url + path, data, kind)) as reply:
+            return json.load(reply)
+    plain = post("/predict", text="Story 3.", max_tokens=20, seed=5)
+    found = post("/v1/completions", prompt="Story 3.", max_tokens=20, seed=5)
+heavy = sorted(sys.modules.keys() & {"torch", "transformers", "sklearn", "scipy"})
+print(json.dumps([plain["text"], found["choices"][0]["text"], heavy]))
+"""
+
+
+def test_it_is_served_without_the_training_libraries_and_writes_the_same(written) -> None:
+    folder, result = written
+    assert (result.path / "golden.json").exists()
+    command = [sys.executable, "-c", SERVE, str(result.path)]
+    reply = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert reply.returncode == 0, reply.stderr
+    (expected,) = flow.generate(
+        "stories", "Story 3.", max_tokens=20, seed=5, include_prefix=False, store=folder / "models"
+    )
+    assert json.loads(reply.stdout) == [expected.text, expected.text, []]

@@ -179,6 +179,34 @@ def test_the_page_of_the_api(tab: Tab, evil: Handle) -> None:
     assert tab.complaints() == []
 
 
+def test_a_text_is_written_as_it_comes_and_can_be_stopped(tab: Tab, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("onnx")
+    import tiny_language
+
+    with start([Served("writer", "1", tiny_language.bundle(tmp_path / "bundle"))], limits=served.QUICK) as handle:
+        tab.open(handle.url)
+        tab.wait_for("!document.getElementById('writing-row').hidden")
+        assert tab.js("document.getElementById('send').textContent") == "Write"
+        ask = (
+            "document.getElementById('text').value = '<b>Once';"
+            "document.getElementById('max-tokens').value = '{tokens}';"
+            "document.getElementById('form').requestSubmit()"
+        )
+        tab.js(ask.format(tokens=12))
+        tab.wait_for("document.getElementById('ended').textContent === 'Cut at the limit.'")
+        written = tab.js("document.getElementById('written').textContent")
+        assert written.startswith("<b>Once")
+        assert len(written) > len("<b>Once")
+        assert tab.js("document.querySelectorAll('#written *').length") == 0
+        tab.js(ask.format(tokens=100_000))
+        tab.wait_for("document.getElementById('written').textContent.length > 100")
+        tab.js("document.getElementById('stop').click()")
+        tab.wait_for("document.getElementById('ended').textContent === 'Stopped.'")
+        assert tab.complaints() == []
+        tab.open("about:blank")
+
+
 def test_a_key_is_asked_for(tab: Tab, tmp_path: Path) -> None:
     key = create_key(tmp_path / "keys", "alice")
     with served.start_null(tmp_path / "bundle", keys=tmp_path / "keys") as handle:

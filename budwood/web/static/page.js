@@ -87,18 +87,84 @@ function showField() {
   show("report", Boolean(model?.report));
   if (model) byId("report").href = `/models/${encodeURIComponent(model.name)}/report`;
   const reads = Boolean(chosen()?.files.length);
+  const writes = Boolean(chosen()?.writes);
   show("text-row", !reads);
   show("file-row", reads);
-  byId("text").required = !reads;
+  show("writing-row", writes);
+  show("classes", !writes);
+  byId("text").required = !reads && !writes;
+  byId("send").textContent = writes ? "Write" : "Predict";
+}
+
+// The events of a stream, one JSON object each, as they come.
+async function* events(reply) {
+  const decoder = new TextDecoder();
+  let held = "";
+  const reader = reply.body.getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    held += decoder.decode(value, { stream: !done });
+    const parts = held.split("\n\n");
+    held = parts.pop();
+    for (const part of parts) {
+      if (part.startsWith("data: {")) yield JSON.parse(part.slice(6));
+    }
+    if (done) return;
+  }
+}
+
+let writing = null;
+
+function stop() {
+  writing?.abort();
+}
+
+// The prompt, then each piece behind it; the server ends the text when this reader goes away.
+async function write(model) {
+  stop();
+  const mine = new AbortController();
+  writing = mine;
+  const asked = { model: `${model.name}:${model.version}`, prompt: byId("text").value, stream: true };
+  asked.max_tokens = Number(byId("max-tokens").value);
+  asked.temperature = Number(byId("temperature").value);
+  asked.seed = Number(byId("seed").value);
+  const options = { method: "POST", headers: headers({ "content-type": "application/json" }), signal: mine.signal };
+  byId("written").textContent = asked.prompt;
+  byId("ended").textContent = "Writing …";
+  fail("");
+  show("text-answer", true);
+  show("stop", true);
+  try {
+    const reply = await fetch("/v1/completions", { ...options, body: JSON.stringify(asked) });
+    if (!reply.ok) throw new Error((await reply.json()).error.message);
+    let reason = "";
+    for await (const event of events(reply)) {
+      if (event.error) throw new Error(event.error.message);
+      for (const choice of event.choices) {
+        byId("written").append(choice.text);
+        reason = choice.finish_reason ?? reason;
+      }
+    }
+    byId("ended").textContent = reason === "stop" ? "The text has ended." : "Cut at the limit.";
+  } catch (error) {
+    byId("ended").textContent = mine.signal.aborted ? "Stopped." : "";
+    if (!mine.signal.aborted) fail(error instanceof TypeError ? "The server does not answer." : error.message);
+  } finally {
+    if (writing === mine) show("stop", false);
+  }
 }
 
 async function predict() {
   const model = chosen();
+  if (model?.writes) {
+    write(model);
+    return;
+  }
   if (model?.files.length && !file) {
     fail("Choose an image first.");
     return;
   }
-  const button = byId("form").querySelector("button");
+  const button = byId("send");
   if (!model || button.getAttribute("aria-disabled") === "true") return;
   button.setAttribute("aria-disabled", "true");
   const start = performance.now();
@@ -168,6 +234,7 @@ byId("text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("form").requestSubmit();
 });
 byId("model").addEventListener("change", showField);
+byId("stop").addEventListener("click", stop);
 // A link cannot send a key, so with one the report is fetched, and saved.
 byId("report").addEventListener("click", async (event) => {
   if (!key) return;

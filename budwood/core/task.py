@@ -68,6 +68,8 @@ class Task(ABC):
     """What `--split` may name, each a way to set rows aside; none where there is one way only."""
     no_shrink: ClassVar[str] = ""
     """Why models of this task cannot be shrunk; empty where they can."""
+    length_is_work: ClassVar[bool] = False
+    """Whether the length of a row says how long its answer takes; a server may then compute short ones in its loop."""
     default_base: ClassVar[str]
     """The entry of `bases.toml` that `--base auto` takes."""
 

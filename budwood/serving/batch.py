@@ -69,6 +69,9 @@ class Ticket:
         self.timer: asyncio.TimerHandle | None = None
 
 
+QUICK_SECONDS = 0.003
+QUICK_SIZE = 200
+"""A model whose rows take no longer is quick; a row that is no longer, as its task counts it (characters), is short."""
 UNANSWERED = Failed(500, "not answered")
 Waiting = tuple[Ticket, int]
 """A ticket and the number of one of its rows."""
@@ -95,10 +98,15 @@ class Batcher:
         self.lock = threading.Lock()
         self.idle: list[threading.Lock] = []
         """A held lock for each runner that waits; releasing it wakes the runner."""
+        self.waking = False
         self.closed = False
         self.computing = 0
         """Rows that the runners compute now."""
         self.seconds_per_row = 0.0
+        self.paces: dict[int, float] = {}
+        """Seconds that a row of each model took of late."""
+        self.client: object = None
+        """The connection that asked last."""
         self.runners = [threading.Thread(target=self.work, name=f"runner-{i}", daemon=True) for i in range(runners)]
         for runner in self.runners:
             runner.start()
@@ -118,10 +126,37 @@ class Batcher:
         ticket.timer = self.loop.call_later(self.limits.answer_seconds, self.expire, ticket)
         with self.lock:
             self.waiting.extend([(ticket, i) for i in range(len(rows))])
-            for _ in range(min(len(self.idle), len(rows))):
+        if not self.waking:
+            # After the other requests that have been read already, so that they share the batch.
+            self.waking = True
+            self.loop.call_soon(self.wake)
+        return ticket
+
+    def wake(self) -> None:
+        self.waking = False
+        with self.lock:
+            for _ in range(min(len(self.idle), len(self.waiting))):
                 # The runner that stopped last: its core still has the model at hand.
                 self.idle.pop().release()
-        return ticket
+
+    def at_once(self, model: Model, rows: Sequence[Row], top: int, client: object) -> list[Result]:
+        """The result of a lone row, computed in the caller's thread, which is the event loop's; empty otherwise.
+
+        It saves two changes of threads, a tenth of the time of a small model's answer. The loop hears nobody
+        meanwhile. So nothing else may be there, the same connection must have asked last (clients that take turns are
+        served in parallel by the runners), the row must be short, and the model quick by experience.
+        """
+        same, self.client = client == self.client, client
+        if not same or client is None or len(rows) > 1 or self.waiting or self.computing:
+            return []
+        if not model.task.length_is_work or model.task.lengths(rows)[0] > QUICK_SIZE:
+            return []
+        if not 0.0 < self.paces.get(model.index, 0.0) <= QUICK_SECONDS:
+            return []
+        started = time.perf_counter()
+        results = compute(model, list(rows), top)
+        self.note(model, results, time.perf_counter() - started)
+        return results
 
     def cancel(self, ticket: Ticket) -> None:
         """Take a request out of the queue, because its client went away. Rows that are being computed finish unused."""
@@ -218,17 +253,25 @@ class Batcher:
     # Back in the event loop
 
     def deliver(self, batch: list[Waiting], results: list[Result], seconds: float) -> None:
-        self.seconds_per_row += 0.1 * (seconds / len(batch) - self.seconds_per_row)
-        self.metrics.batch(len(batch))
+        self.note(batch[0][0].model, results, seconds)
         for (ticket, i), result in zip(batch, results, strict=True):
             ticket.results[i] = result
             ticket.missing -= 1
-            if isinstance(result, Failed):
-                self.metrics.count("failed_inputs")
             if not ticket.missing and not ticket.future.done():
                 if ticket.timer is not None:
                     ticket.timer.cancel()
                 ticket.future.set_result(ticket.results)
+
+    def note(self, model: Model, results: list[Result], seconds: float) -> None:
+        """Count a batch, and learn how long a row takes."""
+        pace = seconds / len(results)
+        self.seconds_per_row += 0.1 * (pace - self.seconds_per_row)
+        before = self.paces.get(model.index, pace)
+        self.paces[model.index] = before + 0.1 * (pace - before)
+        self.metrics.batch(len(results))
+        for result in results:
+            if isinstance(result, Failed):
+                self.metrics.count("failed_inputs")
 
 
 def compute(model: Model, rows: list[Row], top: int) -> list[Result]:

@@ -12,10 +12,11 @@ from budwood.serving.auth import Keys
 from budwood.serving.batch import Answered, Batcher, Failed
 from budwood.serving.desk import Desk, Wanted, complete
 from budwood.serving.errors import HttpError
-from budwood.serving.http import Disconnected, Request, gone
+from budwood.serving.http import Disconnected, Request
 from budwood.serving.limits import Limits
 from budwood.serving.metrics import Board, Metrics
 from budwood.serving.model import Model
+from budwood.serving.watch import Watch
 
 __all__ = ["Service"]
 
@@ -90,25 +91,27 @@ class Service:
             Disconnected: the client is gone.
         """
         self.refuse_unready()
-        model = request.model
-        if model.generator is not None and any("options" in row for row in rows):
+        if request.model.generator is not None and any("options" in row for row in rows):
             return await self.written(request, rows)
-        ticket = self.batcher.submit(model, rows, top)
-        watch = asyncio.ensure_future(gone(request))
-        watch.add_done_callback(lambda _: self.batcher.cancel(ticket) if not ticket.future.done() else None)
+        at_once = self.batcher.at_once(request.model, rows, top, request.scope.get("client"))
+        results = at_once or await self.queued(request, rows, top)
+        for result in results:
+            if isinstance(result, Answered):
+                self.metrics.answered(request.model.index, result.answer)
+        return results
+
+    async def queued(self, request: Request, rows: Sequence[Row], top: int) -> list[Answered | Failed]:
+        ticket = self.batcher.submit(request.model, rows, top)
+        watch = Watch(self.batcher, ticket, request)
         try:
-            results = await ticket.future
+            return await ticket.future
         except asyncio.CancelledError:
             self.batcher.cancel(ticket)
-            if watch.done() and not watch.cancelled():
+            if watch.left:
                 raise Disconnected from None
             raise
         finally:
-            watch.cancel()
-        for result in results:
-            if isinstance(result, Answered):
-                self.metrics.answered(model.index, result.answer)
-        return results
+            watch.end()
 
     async def written(self, request: Request, rows: Sequence[Row]) -> list[Answered | Failed]:
         """Texts that go on from these rows. Raises as `results`, and HttpError 422 for rows that are to be measured."""

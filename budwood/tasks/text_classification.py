@@ -39,6 +39,7 @@ class TextClassification(Task):
     inputs: ClassVar[tuple[str, ...]] = ("text",)
     pipeline_tag: ClassVar[str] = "text-classification"
     preprocessing: ClassVar[tuple[str, ...]] = ("tokenizer.json", "tokenizer_config.json")
+    length_is_work: ClassVar[bool] = True
     default_base: ClassVar[str] = "minilm-l6"
 
     @property

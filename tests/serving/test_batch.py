@@ -21,6 +21,10 @@ class Panic(BaseException):
     """What a native library raises when it gives up: no Exception."""
 
 
+def lengths(rows: Sequence[Row]) -> list[int]:
+    return [len(row["text"]) for row in rows]
+
+
 @dataclass
 class Gate:
     """A predictor that notes its batches, and holds each until `opened`."""
@@ -28,7 +32,7 @@ class Gate:
     batches: list[list[str]] = field(default_factory=list)
     opened: threading.Event = field(default_factory=threading.Event)
     started: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    task: Any = field(default_factory=lambda: SimpleNamespace(lengths=lambda rows: [len(row["text"]) for row in rows]))
+    task: Any = field(default_factory=lambda: SimpleNamespace(lengths=lengths, length_is_work=True))
 
     def predict(self, rows: Sequence[Row], top: int) -> list[Answer]:
         texts = [row["text"] for row in rows]
@@ -58,11 +62,16 @@ class Bench:
     board: Board
 
     def submit(self, *texts: str, top: int = 3, gate: Gate | None = None) -> Ticket:
-        predictor = gate or self.gate
-        model: Any = SimpleNamespace(predictor=predictor, task=predictor.task)
+        return self.batcher.submit(self.model(gate or self.gate), [{"text": text} for text in texts], top)
+
+    def at_once(self, *texts: str, client: object = "one", gate: Gate | None = None) -> list[Any]:
+        rows = [{"text": text} for text in texts]
+        return labels(self.batcher.at_once(self.model(gate or self.gate), rows, 3, client))
+
+    def model(self, predictor: Gate) -> Any:
         self.models = getattr(self, "models", {})
-        model = self.models.setdefault(id(predictor), model)
-        return self.batcher.submit(model, [{"text": text} for text in texts], top)
+        model = SimpleNamespace(predictor=predictor, task=predictor.task, index=len(self.models))
+        return self.models.setdefault(id(predictor), model)
 
     async def busy(self) -> Ticket:
         """Occupy the one runner."""
@@ -102,6 +111,14 @@ def test_a_lone_request_starts_at_once() -> None:
     assert with_bench(body).batches == [["first"]]
 
 
+def test_requests_that_arrive_together_share_a_batch() -> None:
+    async def body(bench: Bench) -> None:
+        bench.gate.opened.set()
+        await asyncio.gather(*(bench.submit(text).future for text in "abc"))
+
+    assert with_bench(body).batches == [["a", "b", "c"]]
+
+
 def test_what_waits_becomes_one_batch_in_order() -> None:
     async def body(bench: Bench) -> None:
         first = await bench.busy()
@@ -124,6 +141,57 @@ def test_runners_share_what_waits() -> None:
     batches = with_bench(body, runners=2).batches
     assert sorted(text for batch in batches for text in batch) == sorted("xyabcdefgh")
     assert max(map(len, batches)) <= 5  # of the nine rows that are in the server when the first runner is free
+
+
+def test_a_lone_row_of_a_quick_model_is_computed_at_once() -> None:
+    async def body(bench: Bench) -> None:
+        bench.gate.opened.set()
+        assert [bench.at_once("a"), bench.at_once("a")] == [[], []]  # how quick the model is, is not known yet
+        bench.batcher.paces[0] = 0.001
+        assert [bench.at_once("a"), bench.at_once("bad")] == [["a"], [422]]
+        assert bench.board.scalar("failed_inputs") == 1
+        assert [bench.at_once("a" * 201), bench.at_once("a", "b")] == [[], []]
+        bench.gate.task.length_is_work = False
+        assert bench.at_once("a") == []
+        bench.gate.task.length_is_work = True
+        bench.batcher.paces[0] = 0.1
+        assert bench.at_once("a") == []
+
+    assert with_bench(body).batches == [["a"], ["bad"]]
+
+
+def test_clients_that_take_turns_leave_the_work_to_the_runners() -> None:
+    async def body(bench: Bench) -> None:
+        bench.gate.opened.set()
+        bench.batcher.paces[0] = 0.001
+        assert [bench.at_once("a", client=client) for client in "112112"] == [[], ["a"], [], [], ["a"], []]
+        assert [bench.at_once("a", client=None) for _ in range(2)] == [[], []]
+
+    with_bench(body)
+
+
+def test_a_quick_model_does_not_make_another_one_quick() -> None:
+    async def body(bench: Bench) -> None:
+        bench.gate.opened.set()
+        slow = Gate(opened=bench.gate.opened)
+        await asyncio.gather(bench.submit("a").future, bench.submit("b", gate=slow).future)
+        bench.batcher.paces.update({0: 0.001, 1: 0.1})
+        assert [bench.at_once("a"), bench.at_once("a"), bench.at_once("b", gate=slow)] == [[], ["a"], []]
+
+    with_bench(body)
+
+
+def test_nothing_is_computed_at_once_beside_others() -> None:
+    async def body(bench: Bench) -> None:
+        bench.batcher.paces[0] = 0.001
+        first = await bench.busy()
+        assert [bench.at_once("a"), bench.at_once("a")] == [[], []]
+        waiting = bench.submit("b")
+        assert bench.at_once("a") == []
+        bench.gate.opened.set()
+        await asyncio.gather(first.future, waiting.future)
+
+    assert with_bench(body).batches == [["first"], ["b"]]
 
 
 def test_rows_of_like_length_and_equal_top_go_together() -> None:

@@ -27,7 +27,8 @@ def doctor(
 ) -> None:
     """Look for faults in labelled rows before training on them.
 
-    Empty, duplicate, conflicting, leaking, rare, misspelt and too long rows, each with what mends them.
+    Empty, duplicate, conflicting, leaking, rare, misspelt and too long rows, and molecules that cannot be read, each
+    with what mends them.
 
     Exit code 3 when training on the table would mislead and no mended copy was asked for.
     """

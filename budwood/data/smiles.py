@@ -5,7 +5,7 @@ c1ccccc1 benzene                 CCO,1                    CCO,0,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -13,9 +13,10 @@ from budwood.core.dataset import Dataset
 from budwood.core.errors import DataError, require
 from budwood.core.task import Row
 from budwood.engine.collection import Collection
-from budwood.engine.columns import choose_columns, plain_name
+from budwood.engine.columns import Columns, choose_columns, plain_name
 from budwood.engine.label_cells import is_number, to_labels
 from budwood.engine.library import IDS, SUFFIXES, open_library
+from budwood.engine.molecule_labels import NO_LABEL
 from budwood.engine.smiles_columns import NAMES, find_smiles_column
 from budwood.engine.table import Place, Table, Value, note
 
@@ -58,16 +59,23 @@ class Smiles(Collection):
         smiles = input or self.column(table, path)
         targets, notes = choose_targets(table, path.name, smiles, target, group)
         labels = labels_of(table, targets)
-        rows, places, skipped = typed(source, smiles, group, labels)
-        lines = [*table.notes, note("input", smiles, "its cells are SMILES"), *notes, *counted(skipped)]
+        kept = typed(source, smiles, group, labels)
+        lines = [*table.notes, note("input", smiles, "its cells are SMILES"), *notes, *counted(kept.skipped)]
         facts = {
             "sources": [described(source)],
             "input": [smiles],
             "target": target if target is not None else ",".join(targets),
             "group": group,
-            "rows": len(rows),
+            "rows": len(kept.rows),
         }
-        return Reading(Dataset(tuple(rows), (path.name,)), tuple(places), tuple(lines), facts, tuple(skipped))
+        return Reading(
+            dataset=Dataset(tuple(kept.rows), (path.name,)),
+            places=tuple(kept.places),
+            notes=tuple(lines),
+            facts=facts,
+            skipped=tuple(kept.skipped),
+            tables=((kept.table(table), Columns((smiles,), targets[0], group, "split", ())),),
+        )
 
     def inputs(self, path: Path, input: str | None) -> list[Row]:
         library = open_library(path, input)
@@ -90,6 +98,11 @@ class Kept:
     rows: list[Row] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
     skipped: list[tuple[Place, str]] = field(default_factory=list)
+    cells: list[dict[str, Value]] = field(default_factory=list)
+    """The rows of the table that the rows come from."""
+
+    def table(self, source: Table) -> Table:
+        return replace(source, rows=self.cells, numbers=[place.number for place in self.places])
 
 
 def choose_targets(
@@ -142,9 +155,7 @@ def values_of(cells: Sequence[Value]) -> list[Any]:
     return list(labels)
 
 
-def typed(
-    source: "Source", smiles: str, group: str | None, labels: Sequence[Any]
-) -> tuple[list[Row], list[Place], list[tuple[Place, str]]]:
+def typed(source: "Source", smiles: str, group: str | None, labels: Sequence[Any]) -> Kept:
     """The rows with a molecule and a label; the others with the reason why they are left out."""
     from budwood.engine.molecules import prepared, problem, quoted
     from budwood.engine.reading import named_splits
@@ -156,7 +167,7 @@ def typed(
         place = Place(source.path.name, number)
         text = str(cells[smiles] or "").strip()
         if label is None or prepared(text) is None:
-            kept.skipped.append((place, "it has no label" if label is None else f"{quoted(text)} {problem(text)}"))
+            kept.skipped.append((place, NO_LABEL if label is None else f"{quoted(text)} {problem(text)}"))
             continue
         row: dict[str, Any] = {"smiles": text, "label": label}
         if group is not None and cells[group] not in (None, ""):
@@ -165,10 +176,11 @@ def typed(
             row["split"] = splits[index]
         kept.rows.append(row)
         kept.places.append(place)
+        kept.cells.append(cells)
     if not kept.rows:
         why = kept.skipped[0][1] if kept.skipped else "it is empty"
         raise DataError("no row has a molecule and a label", where=f"{source.path.name}: first row: {why}")
-    return kept.rows, kept.places, kept.skipped
+    return kept
 
 
 def counted(skipped: Sequence[tuple[Place, str]]) -> list[str]:

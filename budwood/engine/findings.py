@@ -16,7 +16,8 @@ Severity = Literal["error", "warning", "info"]
 class Finding:
     kind: str
     """One of: broken_line, empty_text, empty_label, single_class, duplicate, near_duplicate, conflict, leakage,
-    near_leakage, rare_class, imbalance, label_spelling, similar_labels, unknown_class, too_long, label_error."""
+    near_leakage, rare_class, imbalance, label_spelling, similar_labels, unknown_class, too_long, label_error;
+    of molecules also unparsable_smiles, unusable_label, salt."""
     severity: Severity
     message: str
     rows: tuple[Place, ...] = ()

@@ -6,12 +6,25 @@ from typing import Any
 
 from budwood.core.errors import DataError
 
-__all__ = ["CLASSES", "NUMBERS", "SINGLE", "as_class", "as_number", "columns_of", "kind_of", "labels_of", "property_of"]
+__all__ = [
+    "CLASSES",
+    "NO_LABEL",
+    "NUMBERS",
+    "SINGLE",
+    "as_class",
+    "as_number",
+    "columns_of",
+    "kind_of",
+    "labels_of",
+    "property_of",
+]
 
 SINGLE = "label"
 """The name of the one property of a table with one target."""
 POSITIVE = frozenset({"1", "true", "yes", "y", "active", "positive", "toxic", "+", "p"})
 CLASSES, NUMBERS = "classification", "regression"
+NO_LABEL = "it has no label"
+"""Why the reader skips a molecule whose values are all unknown."""
 
 
 def columns_of(labels: Sequence[Any]) -> dict[str, list[Any]]:

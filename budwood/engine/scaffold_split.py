@@ -35,8 +35,14 @@ class Cleaned:
     """Rows that repeat an earlier molecule with the same label, and were left out."""
     conflicts: tuple[tuple[int, ...], ...]
     """Rows of one molecule with labels that disagree: classes are left out, numbers replaced by their mean."""
-    stripped: int
+    salts: tuple[int, ...]
     """Rows from which salts or solvents were removed."""
+    numbers: tuple[int, ...]
+    """For each of `rows` the row that it comes from, the first of its molecule."""
+
+    @property
+    def stripped(self) -> int:
+        return len(self.salts)
 
     def notes(self) -> list[str]:
         found = []
@@ -59,20 +65,21 @@ def clean(rows: Sequence[Row]) -> Cleaned:
     groups: dict[str, list[int]] = {}
     facts: dict[str, str] = {}
     unparsable: list[int] = []
-    stripped = 0
+    salts: list[int] = []
     for number, row in enumerate(rows):
         found = prepared(row["smiles"])
         if found is None:
             unparsable.append(number)
             continue
-        stripped += found.stripped
+        if found.stripped:
+            salts.append(number)
         text = canonical(found.molecule)
         groups.setdefault(text, []).append(number)
         if text not in facts:
             facts[text] = scaffold(found.molecule)
     if not groups:
         raise DataError("no row has a valid SMILES", where="the SMILES column", fix="name it with --input")
-    kept: list[Row] = []
+    kept: dict[int, Row] = {}
     duplicates: list[int] = []
     conflicts: list[tuple[int, ...]] = []
     for text, numbers in groups.items():
@@ -82,8 +89,15 @@ def clean(rows: Sequence[Row]) -> Cleaned:
         else:
             conflicts.append(tuple(numbers))
         if label is not None:
-            kept.append({**rows[numbers[0]], "label": label, "canonical": text, "scaffold": facts[text]})
-    return Cleaned(tuple(kept), tuple(unparsable), tuple(sorted(duplicates)), tuple(conflicts), stripped)
+            kept[numbers[0]] = {**rows[numbers[0]], "label": label, "canonical": text, "scaffold": facts[text]}
+    return Cleaned(
+        rows=tuple(kept.values()),
+        unparsable=tuple(unparsable),
+        duplicates=tuple(sorted(duplicates)),
+        conflicts=tuple(conflicts),
+        salts=tuple(salts),
+        numbers=tuple(kept),
+    )
 
 
 def merged_label(labels: Sequence[Any]) -> tuple[Any, bool]:

@@ -1,4 +1,4 @@
-"""`doctor`: read a table leniently, list its faults, and write a mended copy when one is asked for."""
+"""`doctor`: read texts or molecules leniently, list their faults, and write a mended copy when one is asked for."""
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -8,6 +8,7 @@ from typing import Any
 from budwood.engine.bases import catalogue, packaged
 from budwood.engine.doctor import diagnose
 from budwood.engine.mending import mended_table, write_table
+from budwood.engine.molecule_doctor import diagnose_molecules, mended_molecules
 from budwood.engine.reading import read_dataset
 from budwood.engine.text_base import embed_texts
 from budwood.stages.results import Diagnosed
@@ -21,10 +22,11 @@ def diagnose_data(
     """Findings with rows and fixes. Near duplicates are found by embedding where the training extra is installed."""
     reading = read_dataset(data, target, input, keep_empty=True)
     held = None if test is None else read_dataset(test, target, input, keep_empty=True)
-    findings = diagnose(reading, held, embed=embedder())
+    molecules = any("smiles" in row for row in reading.dataset.rows[:1])
+    findings = diagnose_molecules(reading, held) if molecules else diagnose(reading, held, embed=embedder())
     fixed = None
     if fix is not None:
-        write_table(mended_table(reading, findings), fix)
+        write_table(mended_molecules(reading, held) if molecules else mended_table(reading, findings), fix)
         fixed = Path(fix)
     return Diagnosed(findings, reading.notes, reading.facts, fixed)
 

@@ -70,6 +70,8 @@ class Task(ABC):
     """Why models of this task cannot be shrunk; empty where they can."""
     length_is_work: ClassVar[bool] = False
     """Whether the length of a row says how long its answer takes; a server may then compute short ones in its loop."""
+    penalties: ClassVar[tuple[float, ...]] = (1.0, 3.0, 10.0, 30.0, 100.0)
+    """Inverse strengths of the L2 penalty that the linear head may have, the strongest penalty first."""
     default_base: ClassVar[str]
     """The entry of `bases.toml` that `--base auto` takes."""
 
@@ -208,6 +210,10 @@ class Task(ABC):
     def augment(self, inputs: Arrays, random: np.random.Generator) -> Arrays:
         """A varied copy of a training batch's inputs; nothing is varied by default."""
         return inputs
+
+    def views(self, inputs: Arrays) -> list[Arrays]:
+        """Further views of a batch's inputs that mean the same, for the linear head to learn from; none by default."""
+        return []
 
     def recipe(self, n_rows: int) -> dict[str, Any]:
         """What `adapt.full` should take for so many rows, instead of its defaults: any of its parameters by name."""

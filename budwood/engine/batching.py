@@ -1,6 +1,6 @@
 """Batches and outputs of rows for training: encoded by the very encoder that serves. Import only inside functions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from budwood.core.task import Encoder, Row, Task
+from budwood.core.task import Arrays, Encoder, Row, Task
 from budwood.engine.predictor import batches as by_length
 
-__all__ = ["Rows", "forward_by_length", "freeze_lookups", "run"]
+__all__ = ["Rows", "embeddings", "forward_by_length", "freeze_lookups", "run"]
 
 
 class Rows:
@@ -29,10 +29,11 @@ class Rows:
 
     def batch(self, numbers: Sequence[int], random: np.random.Generator | None = None) -> dict[str, Tensor]:
         """The model's inputs for these rows, as they are, or varied by the task where `random` is given."""
-        inputs = self.encoder([self.rows[i] for i in numbers]).inputs
-        if random is not None:
-            inputs = self.task.augment(inputs, random)
-        return {name: torch.from_numpy(value) for name, value in inputs.items()}
+        inputs = self.inputs(numbers)
+        return tensors(inputs if random is None else self.task.augment(inputs, random))
+
+    def inputs(self, numbers: Sequence[int]) -> Arrays:
+        return self.encoder([self.rows[i] for i in numbers]).inputs
 
     def epoch(self, size: int, seed: int, number: int) -> Iterator[list[int]]:
         """Row numbers in shuffled batches of like length: shuffled in windows, sorted inside them, batches shuffled.
@@ -53,6 +54,10 @@ class Rows:
         window = size * 32
         full, rest = divmod(len(self), window)
         return full * 32 + -(-rest // size)
+
+
+def tensors(inputs: Arrays) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(value) for name, value in inputs.items()}
 
 
 def freeze_lookups(model: nn.Module) -> None:
@@ -77,6 +82,18 @@ def forward_by_length(
 
 def run(model: nn.Module, rows: Rows, output: str, batch_size: int = 64) -> NDArray[Any]:
     """One output of the model for all rows, in their order: `logits` (rows, labels) or `embedding` (rows, width)."""
+    (values,) = collect(model, rows, output, batch_size, lambda inputs: [inputs])
+    return np.asarray(values)
+
+
+def embeddings(model: nn.Module, rows: Rows, batch_size: int = 64) -> NDArray[Any]:
+    """Embeddings of all rows and of the task's further views of them, shape (views, rows, width); the rows first."""
+    return collect(model, rows, "embedding", batch_size, lambda inputs: [inputs, *rows.task.views(inputs)])
+
+
+def collect(
+    model: nn.Module, rows: Rows, output: str, batch_size: int, views: Callable[[Arrays], list[Arrays]]
+) -> NDArray[Any]:
     was_training = model.training
     model.eval()
     parts: list[NDArray[Any]] = []
@@ -84,6 +101,7 @@ def run(model: nn.Module, rows: Rows, output: str, batch_size: int = 64) -> NDAr
     with torch.inference_mode():
         for numbers in by_length(rows.lengths, batch_size):
             order.extend(numbers)
-            parts.append(model(**rows.batch(numbers))[output].numpy())
+            seen = views(rows.inputs(numbers))
+            parts.append(np.stack([model(**tensors(inputs))[output].numpy() for inputs in seen]))
     model.train(was_training)
-    return np.concatenate(parts)[np.argsort(np.asarray(order))]
+    return np.concatenate(parts, axis=1)[:, np.argsort(np.asarray(order))]

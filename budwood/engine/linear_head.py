@@ -15,8 +15,6 @@ Linear = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 SMALL = 2000
 """Rows up to which one thread fits fastest, and five folds cost little."""
-PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
-"""Inverse strengths of the L2 penalty (scikit-learn's C)."""
 
 
 def fit(embeddings: NDArray[Any], targets: NDArray[Any], n_labels: int, penalty: float) -> Linear:
@@ -76,22 +74,24 @@ def regression(embeddings: NDArray[Any], targets: NDArray[Any], penalty: float) 
         return model.fit(embeddings, targets)
 
 
-def choose_penalty(embeddings: NDArray[Any], targets: NDArray[Any], n_labels: int, seed: int) -> float:
-    """The penalty by 5-fold cross-validation (2 folds above 2,000 rows).
+def choose_penalty(
+    embeddings: NDArray[Any], targets: NDArray[Any], n_labels: int, seed: int, penalties: Sequence[float]
+) -> float:
+    """One of the inverse penalties (scikit-learn's C, the strongest penalty first), by cross-validation.
 
-    Single label: the strongest penalty whose accuracy is within half a standard error of the best, since a few rows
-    cannot tell more. Multi-label: the best likelihood. One row alone gets the strongest.
+    5 folds, or 2 above 2,000 rows. Single label: the strongest penalty whose accuracy is within half a standard error
+    of the best, since a few rows cannot tell more. Multi-label: the best likelihood. One row alone gets the strongest.
     """
     if len(targets) < 2:
-        return PENALTIES[0]
+        return penalties[0]
     folds = min(5 if len(targets) <= SMALL else 2, len(targets))
-    logits = [out_of_fold(embeddings, targets, n_labels, penalty, seed, folds) for penalty in PENALTIES]
+    logits = [out_of_fold(embeddings, targets, n_labels, penalty, seed, folds) for penalty in penalties]
     if targets.ndim == 2:
-        return PENALTIES[int(np.argmin([loss(values, targets) for values in logits]))]
+        return penalties[int(np.argmin([loss(values, targets) for values in logits]))]
     accuracy = np.asarray([(values.argmax(axis=1) == targets).mean() for values in logits])
     best = float(accuracy.max())
     slack = 0.5 * (best * (1 - best) / len(targets)) ** 0.5
-    return PENALTIES[int(np.argmax(accuracy >= best - slack))]
+    return penalties[int(np.argmax(accuracy >= best - slack))]
 
 
 def out_of_fold(

@@ -10,6 +10,7 @@ import numpy as np
 from budwood.core import registry
 from budwood.core.bundle import Bundle
 from budwood.core.dataset import Dataset, Splits
+from budwood.core.errors import UsageError
 from budwood.core.recipe import Recipe
 from budwood.core.step import Context, Progress
 from budwood.core.store import Store
@@ -45,6 +46,12 @@ def run(job: Job, store: Store, progress: Progress) -> Planned:
     adapting.check(job)
     splits = adapting.read(job, progress)
     task, found = adapting.plan_task(job, splits, store)
+    if task.learning != "heads":
+        raise UsageError(
+            f"plan foresees tasks with a linear head only, and {task.name} learns in another way",
+            where=str(job.data),
+            fix=f"budwood adapt {job.data} --max-minutes 5 keeps to a limit",
+        )
     base = import_base(found, store.work("bases"), type(task))
     task = task.fit_to(base.path)
     learnt = (*splits.train.rows, *splits.validation.rows)
@@ -140,7 +147,7 @@ class Probe:
         rows = Rows(self.task, self.encoder, self.rows[:CURVE_ROWS])
         embeddings = run(self.model, rows, "embedding")
         n_labels = self.model.head.out_features
-        penalty = linear_head.choose_penalty(embeddings, rows.targets, n_labels, seed)
+        penalty = linear_head.choose_penalty(embeddings, rows.targets, n_labels, seed, self.task.penalties)
         return forecast(embeddings, rows.targets, n_labels, penalty, seed)
 
 

@@ -54,6 +54,7 @@ class ImageClassification(Task):
     preprocessing: ClassVar[tuple[str, ...]] = (pixels.FILE,)
     files: ClassVar[tuple[str, ...]] = ("image/*",)
     request_bytes: ClassVar[int] = images.MAX_BYTES
+    penalties: ClassVar[tuple[float, ...]] = (0.2, 0.6, 2.0, 6.0, 20.0)
     default_base: ClassVar[str] = "efficientnet-lite0"
 
     def to_json(self) -> dict[str, Any]:
@@ -209,6 +210,10 @@ class ImageClassification(Task):
         from budwood.engine.image_augment import vary
 
         return inputs | {"pixel_values": vary(inputs["pixel_values"], random, flip=self.flip)}
+
+    def views(self, inputs: Arrays) -> list[Arrays]:
+        """Mirrored where `flip` allows it."""
+        return [{"pixel_values": np.ascontiguousarray(inputs["pixel_values"][..., ::-1])}] if self.flip else []
 
     def recipe(self, n_rows: int) -> dict[str, Any]:
         """From the fitted head, about 400 updates of 32 images in 4 to 20 epochs.

@@ -28,6 +28,20 @@ def test_the_scale_of_the_embeddings_does_not_matter(factor, several):
     assert found[0].dtype == found[1].dtype == np.float32
 
 
+def test_repeated_rows_with_the_penalty_shared_out_give_the_same_head():
+    embeddings, targets = blobs()
+    once = linear_head.fit(embeddings, targets, 3, 1.0)
+    twice = linear_head.fit(np.tile(embeddings, (2, 1)), np.tile(targets, 2), 3, 0.5)
+    np.testing.assert_allclose(twice[0], once[0], atol=2e-3)
+    np.testing.assert_allclose(twice[1], once[1], atol=2e-3)
+
+
+def test_the_penalty_is_one_of_the_offered():
+    embeddings, targets = blobs()
+    for offered in ((0.01, 0.1), (50.0,)):
+        assert linear_head.choose_penalty(embeddings, targets, 3, 0, offered) in offered
+
+
 def test_unit_vectors_are_taken_as_they_are():
     embeddings, _ = blobs()
     assert linear_head.length(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)) == 1

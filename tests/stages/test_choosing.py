@@ -44,7 +44,7 @@ def test_a_method_that_was_asked_for_is_kept_and_the_verdict_says_so() -> None:
 
 def test_one_row_is_enough_for_a_head() -> None:
     embeddings, targets = np.ones((1, 4)), np.array([1])
-    penalty = linear_head.choose_penalty(embeddings, targets, 3, seed=0)
+    penalty = linear_head.choose_penalty(embeddings, targets, 3, 0, (1.0, 3.0, 10.0))
     weight, bias = linear_head.fit(embeddings, targets, 3, penalty)
     assert (embeddings @ weight.T + bias).argmax() == 1
 

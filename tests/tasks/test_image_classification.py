@@ -116,6 +116,21 @@ def test_small_images_are_learnt_at_a_small_size_where_the_base_allows(base, tmp
         assert small.fit_to(tmp_path).image_size == size
 
 
+def test_the_head_sees_mirrored_images_only_where_that_is_allowed(base):
+    torch = pytest.importorskip("torch")
+    from budwood.engine.batching import Rows, embeddings
+
+    class TopEdge(torch.nn.Module):
+        def forward(self, pixel_values):
+            return {"embedding": pixel_values[:, 0, 0, :]}
+
+    encoder = TASK.encoder(base)
+    own, mirrored = embeddings(TopEdge(), Rows(TASK, encoder, rows()))
+    np.testing.assert_array_equal(own, encoder(rows()).inputs["pixel_values"][:, 0, 0, :])
+    np.testing.assert_array_equal(mirrored, own[:, ::-1])
+    assert len(embeddings(TopEdge(), Rows(ImageClassification(LABELS, flip=False), encoder, rows()))) == 1
+
+
 def test_augmentation_varies_within_bounds_and_mirrors_only_where_allowed():
     values = np.tile(np.linspace(-1, 1, 32, dtype=np.float32), (64, 3, 32, 1))
     inputs = {"pixel_values": values}

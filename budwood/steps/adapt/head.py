@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import numpy as np
+
 from budwood.core.bundle import Bundle
 from budwood.core.step import Context, Step
 from budwood.core.task import Task
@@ -17,7 +19,7 @@ CURVE_ROWS = 1000
 @final
 @dataclass(frozen=True)
 class Head(Step):
-    """Fit a linear head on the train rows. The penalty is cross-validated unless it is given."""
+    """Fit a linear head on the train rows, in all views of them. The penalty is cross-validated unless it is given."""
 
     penalty: float | None = None
 
@@ -30,18 +32,23 @@ class Head(Step):
         return 0, 0
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
-        from budwood.engine.batching import Rows, run
+        from budwood.engine.batching import Rows, embeddings
         from budwood.engine.forecast import forecast
 
         studied = graft.lesson(parent, context)
         rows = Rows(studied.task, studied.encoder, studied.splits.train.rows)
         context.progress("embedding", 0, len(rows), "")
-        embeddings = run(studied.model, rows, "embedding")
+        views = embeddings(studied.model, rows)
         n_labels = studied.model.head.out_features
-        penalty = self.penalty or linear_head.choose_penalty(embeddings, rows.targets, n_labels, context.seed)
-        linear_head.install(studied.model, linear_head.fit(embeddings, rows.targets, n_labels, penalty))
+        own, n_views = views[0], len(views)
+        penalty = self.penalty or linear_head.choose_penalty(
+            own, rows.targets, n_labels, context.seed, studied.task.penalties
+        )
+        # All views of a row weigh as much as one row, so that the penalty keeps its meaning.
+        seen, targets = views.reshape(-1, views.shape[2]), np.concatenate([rows.targets] * n_views)
+        linear_head.install(studied.model, linear_head.fit(seen, targets, n_labels, penalty / n_views))
         calibrated = graft.calibration(studied, studied.splits.validation.rows)
         few = slice(CURVE_ROWS)  # rows are in the order of their hashes, so these are a draw
-        curve = forecast(embeddings[few], rows.targets[few], n_labels, penalty, context.seed)
+        curve = forecast(own[few], rows.targets[few], n_labels, penalty, context.seed)
         report = {"penalty": penalty, "curve": curve.to_json() if curve else None}
         return graft.save_child(parent, context, self, studied, calibrated, report)

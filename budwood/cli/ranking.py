@@ -75,6 +75,10 @@ def summary(screen: Screen, found: "Screened") -> None:
         screen.note(f"outside={outside:,} of the list  # unlike the training molecules: trust these values less")
     if found.enrichment:
         screen.note(enrichment(found.enrichment))
+    learnt = sum(bool(row.get("in_training")) for row in found.rows)
+    if learnt:
+        flatters = ", which flatters the enrichment" if found.enrichment else ""
+        screen.note(f"in training={learnt:,} of the list  # the model has learnt from these very molecules{flatters}")
 
 
 def enrichment(facts: "Mapping[str, float]") -> str:

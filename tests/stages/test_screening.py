@@ -26,6 +26,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = Store(folder / "models")
     found.publish("active", compounds.fingerprint_bundle(folder / "active"))
     found.publish("carbons", compounds.fingerprint_bundle(folder / "carbons", compounds.numbers()))
+    both = [
+        {"smiles": row["smiles"], "label": {"chlorine": int(row["label"]), "ring": int("1" in row["smiles"])}}
+        for row in compounds.rows()
+    ]
+    found.publish("both", compounds.fingerprint_bundle(folder / "both", both))
     return folder / "models"
 
 
@@ -59,6 +64,15 @@ def test_numbers_are_ranked_from_either_end(store: Path, library: Path) -> None:
     large = list(flow.predict("carbons", file=library, top=5, store=store))
     small = list(flow.predict("carbons", file=library, top=5, ascending=True, store=store))
     assert small[0]["value"] < small[-1]["value"] < large[-1]["value"] < large[0]["value"]
+
+
+def test_a_property_is_chosen_by_its_name(store: Path, library: Path) -> None:
+    chlorine, ring = (list(flow.predict("both", file=library, by=name, store=store)) for name in ("chlorine", "ring"))
+    assert "Cl" in chlorine[0]["smiles"]
+    assert all("1" in row["smiles"] for row in ring[:20])
+    assert "1" not in ring[-1]["smiles"]
+    (first,) = flow.predict("both", file=library, top=1, store=store)
+    assert first == chlorine[0], "the first property is the default"
 
 
 def test_known_labels_tell_the_enrichment_and_the_checkpoints_go(store: Path, library: Path) -> None:
@@ -153,6 +167,7 @@ def test_the_command_writes_prints_or_gives_json(store: Path, library: Path, com
     assert rows[0]["smiles"] in out.splitlines()[1]
     assert "left out=1 rows" in err
     assert "enrichment=EF1%" in err
+    assert "which flatters the enrichment" in err
     best = library.with_name("best.csv")
     code, out, err = command(*asked, "-o", best, "--json")
     assert (code, json.loads(out)["screened"], json.loads(out)["rows"]) == (0, 73, 4)

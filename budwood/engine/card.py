@@ -38,8 +38,10 @@ NAMES = {
     "worst_class_recall": "Recall, worst",
     "roc_auc": "ROC AUC",
     "rmse": "RMSE",
+    "perplexity": "Perplexity",
+    "token_probability": "Token probability",
 }
-NUMBERS = frozenset({"roc_auc", "rmse"})
+NUMBERS = frozenset({"roc_auc", "rmse", "perplexity"})
 """Metrics that people write as plain numbers; the others with an interval are shares."""
 
 

@@ -24,6 +24,7 @@ from budwood.engine.generator import Decoder, Generator, Shape
 from budwood.engine.language_model import LanguageModel, likelihood, packed_loss
 from budwood.engine.packing import Blocks, block_length, pack, segments
 from budwood.engine.planning import within
+from budwood.engine.statistics import interval
 from budwood.engine.text_quality import (
     Likelihood,
     distinct,
@@ -291,6 +292,24 @@ def perplexities(base: Likelihood, adapted: Likelihood, frequencies: Likelihood)
         "unigram_ratio_ci": list(by_frequency_interval),
         "documents": len(adapted.nats),
         "tokens": int(adapted.tokens.sum()),
+    }
+
+
+def shortened(documents: Sequence[Document], tokens: int) -> list[Document]:
+    """Documents up to their first so many predicted tokens; those without anything learnt in them are left out."""
+    cut = [Document(item.ids[: tokens + 1], item.learnt[: tokens + 1]) for item in documents]
+    return [item for item in cut if any(item.learnt[1:])]
+
+
+def baseline(name: str, found: Likelihood) -> dict[str, Any]:
+    """A baseline in the task's metric, the mean of 1 / perplexity, and in perplexity; 95 % intervals over documents."""
+    scores = 1 / found.per_document
+    return {
+        "name": name,
+        "score": float(scores.mean()),
+        "ci": list(interval(scores)),
+        "perplexity": found.perplexity,
+        "perplexity_ci": list(found.interval()),
     }
 
 

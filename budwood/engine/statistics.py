@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from budwood.core.errors import DataError, UsageError
+from budwood.engine.few_scores import logit_interval
 
 __all__ = [
     "Comparison",
@@ -101,8 +102,9 @@ class Verdict:
 def interval(scores: ArrayLike) -> tuple[float, float]:
     """The 95 % interval of the mean of per-row scores, shape (n,).
 
-    Wilson's score interval for 0/1 scores, and for fewer than 30 rows of other scores, where it is on the safe side
-    because no score in [0, 1] varies more than a 0/1 score of the same mean. Otherwise the BCa bootstrap (Efron 1987).
+    Wilson's score interval for 0/1 scores. For fewer than 30 rows of other scores Student's t on the logit scale where
+    none is 0 or 1, as with the probabilities of texts, and else Wilson's, which is on the safe side there because no
+    score in [0, 1] varies more than a 0/1 score of the same mean. Otherwise the BCa bootstrap (Efron 1987).
 
     Raises:
         DataError: there are no scores, or one is not a number.
@@ -111,6 +113,8 @@ def interval(scores: ArrayLike) -> tuple[float, float]:
     values = checked(scores)
     mean = float(values.mean())
     if binary(values) or len(values) < FEW or float(np.ptp(values)) == 0.0:
+        if len(values) < FEW and float(np.ptp(values)) > 0.0 and values.min() > 0.0 and values.max() < 1.0:
+            return logit_interval(values)
         return wilson(mean, len(values), z_value(tail=TWO_SIDED))
     low, high = mean_interval(values, tail=TWO_SIDED)
     return max(0.0, low), min(1.0, high)

@@ -45,13 +45,18 @@ def learn(bench: Bench, splits: Splits) -> Learned:
         why=why,
         model=model,
         calibration={},
-        baseline=baseline(name, found),
+        baseline=baseline(facts["baseline"]),
         histories=[facts["history"]],
         n_train=len(splits.train),
     )
 
 
-def baseline(name: str, found: dict[str, Any]) -> Baseline:
-    """The baseline's score in the task's metric, 1 / perplexity; the unigram model has no interval of its own."""
-    low, high = found.get(f"{name}_ci", (found[name], found[name]))
-    return Baseline(name, 1 / found[name], (1 / high, 1 / low))
+def baseline(found: dict[str, Any]) -> Baseline:
+    """The baseline on the same tokens as the model, in the task's metric."""
+    return Baseline(
+        found["name"],
+        found["score"],
+        tuple(found["ci"]),
+        metrics={"perplexity": found["perplexity"]},
+        intervals={"perplexity": tuple(found["perplexity_ci"])},
+    )

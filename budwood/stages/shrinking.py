@@ -118,7 +118,7 @@ def check(job: Job) -> None:
     task = task_of(parent)
     if task.no_shrink:
         raise UsageError(
-            f"there is nothing to shrink in a {task.name} model: {task.no_shrink}",
+            f"models for {task.name} cannot be shrunk: {task.no_shrink}",
             where=str(parent.path),
             fix=f"serve it as it is: budwood serve {job.entry.name}",
         )

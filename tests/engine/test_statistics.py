@@ -60,6 +60,30 @@ def test_few_or_equal_scores_get_a_wide_interval_and_never_a_point() -> None:
     assert high - low > 0.4
 
 
+def test_few_small_scores_get_an_interval_of_their_own_scale() -> None:
+    low, high = interval([0.004, 0.006, 0.005, 0.009, 0.003])
+    assert 0.002 < low < 0.0054 < high < 0.012
+    assert interval([1 - score for score in (0.004, 0.006, 0.005, 0.009, 0.003)]) == pytest.approx((1 - high, 1 - low))
+    assert interval([0.0, 0.006, 0.005, 0.009, 0.003])[1] > 0.3, "with a 0 among them it may be hit or miss"
+
+
+@pytest.mark.parametrize("n", [4, 12, 29])
+def test_the_interval_of_few_scores_covers_their_mean(n: int) -> None:
+    generator, hits = np.random.default_rng(4), 0
+    for _ in range(400):
+        low, high = interval(generator.beta(2, 98, n))
+        hits += low <= 0.02 <= high
+    assert 0.91 <= hits / 400 <= 0.98
+
+
+def test_students_points_are_those_of_scipy() -> None:
+    from scipy.stats import t
+
+    from budwood.engine.few_scores import STUDENT
+
+    assert pytest.approx(t.ppf(0.975, range(1, 29)), abs=1e-4) == STUDENT
+
+
 def test_interval_is_the_same_every_time() -> None:
     scores = np.random.default_rng(5).random(200)
     assert interval(scores) == interval(scores)

@@ -13,6 +13,8 @@ pytest.importorskip("onnx")
 import tiny_language
 
 from budwood import flow
+from budwood.cli.adapt import show
+from budwood.cli.screen import Screen
 from budwood.core.errors import UsageError
 
 
@@ -29,6 +31,11 @@ def test_the_task_is_told_by_the_file_and_the_base_model_is_the_baseline(written
     assert (result.task, result.method, result.metric) == ("text_generation", "full", "token_probability")
     assert result.baseline.method == "base"
     assert result.score > result.baseline.score
+    assert result.ci[0] <= result.score <= result.ci[1]
+    assert result.ci[1] - result.ci[0] < result.score
+    for item in (result, result.baseline):
+        low, high = item.intervals["perplexity"]
+        assert low <= item.metrics["perplexity"] <= high
     assert "perplexity" in result.verdict
     assert (result.path / "onnx" / "model.onnx").exists()
 
@@ -83,3 +90,27 @@ def test_it_is_served_without_the_training_libraries_and_writes_the_same(written
         "stories", "Story 3.", max_tokens=20, seed=5, include_prefix=False, store=folder / "models"
     )
     assert json.loads(reply.stdout) == [expected.text, expected.text, []]
+
+
+def test_the_command_and_the_card_show_the_perplexity_with_its_interval(
+    written, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, result = written
+    with Screen(False, "") as screen:
+        show(screen, result)
+    printed = capsys.readouterr().out
+    low, high = result.intervals["perplexity"]
+    assert "Perplexity" in printed
+    assert f"{result.metrics['perplexity']:.3f} [{low:.3f}, {high:.3f}]" in printed
+    assert "budwood shrink" not in printed
+    card = (result.path / "README.md").read_text(encoding="utf-8")
+    assert f"Perplexity: {result.metrics['perplexity']:.3f} (95 % interval {low:.3f} to {high:.3f})." in card
+
+
+def test_what_is_not_built_for_writing_is_said(written) -> None:
+    folder, _ = written
+    with pytest.raises(UsageError, match=r"models for text_generation cannot be shrunk: .* not built yet"):
+        flow.shrink("stories", store=folder / "models")
+    with pytest.raises(UsageError, match="plan foresees tasks with a linear head only") as caught:
+        flow.plan(folder / "stories.txt", base=str(folder / "base"), store=folder / "models")
+    assert "--max-minutes" in caught.value.fix

@@ -97,7 +97,7 @@ def test_other_kinds_of_split_and_groups_are_refused(home: Path) -> None:
 
 @pytest.mark.usefixtures("classes")
 def test_there_is_nothing_to_shrink(home: Path) -> None:
-    with pytest.raises(UsageError, match="nothing to shrink in a molecule_property model") as caught:
+    with pytest.raises(UsageError, match="models for molecule_property cannot be shrunk") as caught:
         flow.shrink("drugs", store=home / "models")
     assert "budwood serve drugs" in caught.value.fix
 

@@ -83,7 +83,8 @@ class Language(Step):
         from budwood.engine.language_model import likelihood, load_language_model, save_language_model
         from budwood.engine.vocabulary import Vocabulary
 
-        assert context.splits is not None  # `apply` has checked
+        assert context.splits is not None  # `apply` has checked both
+        assert context.task is not None
         model, vocabulary, shape = load_language_model(base), Vocabulary.open(base), Shape.read(base)
         train, held, test = (
             lesson.documents_of(vocabulary, part.rows)
@@ -93,6 +94,8 @@ class Language(Step):
         lora = self.method == "lora" or (self.method == "auto" and size > lesson.LARGEST_FULL)
         schedule = self.changed(lesson.schedule_for(model, train, shape.window, new=new), lora)
         before = likelihood(model, test or held, schedule.block)
+        limit = context.task.fit_to(base).to_json()["max_tokens"]
+        baseline = baseline_of(model, train, lesson.shortened(test or held, limit), limit, new=new)
         if lora:
             lesson.lora_wrapped(model, context.seed, self.rank, self.alpha, self.dropout)
         prompts = prompts_of((context.splits.validation if held else context.splits.train).rows)
@@ -120,6 +123,7 @@ class Language(Step):
         texts = lesson.sampled(model, vocabulary, shape, prompts, n=SAMPLES // len(prompts), tokens=SAMPLE_TOKENS)
         known = lesson.unigram([item.ids for item in train], learnt_ids(test or held), model.config.vocab_size)
         return {
+            "baseline": baseline,
             "way": "lora" if lora else "full",
             "new": new,
             "parameters": size,
@@ -165,6 +169,19 @@ def learnt_ids(documents: Sequence[Any]) -> list[list[int]]:
     return [
         [token for token, learnt in zip(item.ids[1:], item.learnt[1:], strict=True) if learnt] for item in documents
     ]
+
+
+def baseline_of(
+    model: Any, train: Sequence[Any], beginnings: Sequence[Any], limit: int, *, new: bool
+) -> dict[str, Any]:
+    """The base model's score, or for a new one that of the tokens' frequencies, on what the task measures."""
+    from budwood.engine import language_lesson as lesson
+    from budwood.engine.language_model import likelihood
+
+    if not new:
+        return lesson.baseline("base", likelihood(model, beginnings, limit))
+    known = lesson.unigram([item.ids for item in train], learnt_ids(beginnings), model.config.vocab_size)
+    return lesson.baseline("unigram", known)
 
 
 def exported(task: Task, folder: Path, context: Context) -> tuple[list[dict[str, Any]], Arrays, Path, dict[str, Any]]:

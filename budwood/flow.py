@@ -46,6 +46,7 @@ def adapt(
     split: str | None = None,
     method: str = "auto",
     shots: int | None = None,
+    options: Mapping[str, Any] | None = None,
     seed: int = 0,
     max_minutes: float | None = None,
     fresh: bool = False,
@@ -54,7 +55,8 @@ def adapt(
 ) -> Adapted:
     """Adapt a pretrained model to a table, and publish the better of baseline and adapted model.
 
-    Running the same call again resumes what was interrupted; `fresh` starts over.
+    Running the same call again resumes what was interrupted; `fresh` starts over. `options` go to the task:
+    `{"flip": False, "rotate": True}` for images.
 
     Raises:
         DataError: the data cannot be used. UsageError: a parameter is off. NotFoundError: data or base is not there.
@@ -62,7 +64,8 @@ def adapt(
     from budwood.stages.adapting import run
     from budwood.stages.workbench import Job
 
-    job = Job(data, task, base, name, target, input, group, test, method, shots, seed, max_minutes, fresh, split)
+    extra = options or {}
+    job = Job(data, task, base, name, target, input, group, test, method, shots, seed, max_minutes, fresh, split, extra)
     return run(job, Store.default(store), progress)
 
 
@@ -78,6 +81,7 @@ def plan(
     split: str | None = None,
     method: str = "auto",
     shots: int | None = None,
+    options: Mapping[str, Any] | None = None,
     seed: int = 0,
     max_minutes: float | None = None,
     store: Path | str | None = None,
@@ -91,7 +95,8 @@ def plan(
     from budwood.stages.planning import run
     from budwood.stages.workbench import Job
 
-    job = Job(data, task, base, None, target, input, group, test, method, shots, seed, max_minutes, False, split)
+    extra = options or {}
+    job = Job(data, task, base, None, target, input, group, test, method, shots, seed, max_minutes, False, split, extra)
     return run(job, Store.default(store), progress)
 
 

@@ -5,7 +5,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from budwood.cli.options import Data, Input, Json, MaxMinutes, Seed, Split, Store, Target, choices
+from budwood.cli.options import (
+    Data,
+    Group,
+    Input,
+    Json,
+    MaxMinutes,
+    NoFlip,
+    Rotate,
+    Seed,
+    Split,
+    Store,
+    Target,
+    choices,
+    image_options,
+)
 from budwood.cli.progress import duration
 from budwood.cli.screen import Screen, percent, span
 
@@ -44,15 +58,15 @@ def adapt(
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the model.  [default: from DATA]")] = None,
     target: Target = None,
     input: Input = None,
-    group: Annotated[
-        str | None, typer.Option(metavar="COL", help="Rows with equal values here are never split up.")
-    ] = None,
+    group: Group = None,
     test: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Test rows.  [default: set aside from DATA]")
     ] = None,
     split: Split = None,
     method: Annotated[str, typer.Option(metavar=METHODS, help="How to learn; auto decides by the rows.")] = "auto",
     shots: Annotated[int | None, typer.Option(metavar="K", help="Learn from K rows of each label only.")] = None,
+    no_flip: NoFlip = False,
+    rotate: Rotate = False,
     seed: Seed = 0,
     max_minutes: MaxMinutes = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, where an interrupted run would go on.")] = False,
@@ -79,6 +93,7 @@ def adapt(
             split=split,
             method=method,
             shots=shots,
+            options=image_options(no_flip, rotate),
             seed=seed,
             max_minutes=max_minutes,
             fresh=fresh,

@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Data", "Input", "Json", "MaxMinutes", "Model", "Seed", "Split", "Store", "Target", "choices"]
+__all__ = [
+    "Data",
+    "Group",
+    "Input",
+    "Json",
+    "MaxMinutes",
+    "Model",
+    "NoFlip",
+    "Rotate",
+    "Seed",
+    "Split",
+    "Store",
+    "Target",
+    "choices",
+    "image_options",
+]
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="name, name:version, name@alias or a folder.")]
 Data = Annotated[
@@ -19,6 +34,9 @@ Input = Annotated[
     str | None,
     typer.Option("--input", metavar="COL", help="The column with the text; several with commas.  [default: found]"),
 ]
+Group = Annotated[
+    str | None, typer.Option("--group", metavar="COL", help="Rows with equal values here are never split up.")
+]
 Split = Annotated[
     str | None,
     typer.Option(
@@ -27,6 +45,11 @@ Split = Annotated[
         help="Of molecules: how test rows are set aside.  [default: scaffold]",
     ),
 ]
+NoFlip = Annotated[
+    bool,
+    typer.Option("--no-flip", help="Of images: a mirrored one means something else (X-rays, plates, writing)."),
+]
+Rotate = Annotated[bool, typer.Option("--rotate", help="Of images: they have no up and down (galaxies, cells, maps).")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of every random choice.")]
 MaxMinutes = Annotated[
     float | None, typer.Option("--max-minutes", metavar="M", help="How long it may take, as a wish.")
@@ -47,3 +70,8 @@ def choices(folder: str) -> str:
         for file in Path(place).glob("[!_]*.py")
     }
     return "|".join(["auto", *sorted(found)])
+
+
+def image_options(no_flip: bool, rotate: bool) -> dict[str, bool]:
+    """What a task should know of the images; nothing where no flag is given."""
+    return ({"flip": False} if no_flip else {}) | ({"rotate": True} if rotate else {})

@@ -5,7 +5,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from budwood.cli.options import Data, Input, Json, MaxMinutes, Seed, Split, Store, Target, choices
+from budwood.cli.options import (
+    Data,
+    Group,
+    Input,
+    Json,
+    MaxMinutes,
+    NoFlip,
+    Rotate,
+    Seed,
+    Split,
+    Store,
+    Target,
+    choices,
+    image_options,
+)
 from budwood.cli.progress import duration
 from budwood.cli.screen import Screen, points
 
@@ -19,9 +33,7 @@ def plan(
     base: Annotated[str, typer.Option(metavar="BASE", help="The pretrained model: a folder or a name.")] = "auto",
     target: Target = None,
     input: Input = None,
-    group: Annotated[
-        str | None, typer.Option(metavar="COL", help="Rows with equal values here are never split up.")
-    ] = None,
+    group: Group = None,
     test: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Test rows.  [default: set aside from DATA]")
     ] = None,
@@ -30,6 +42,8 @@ def plan(
         str, typer.Option(metavar=choices("steps.adapt"), help="How to learn; auto decides by the rows.")
     ] = "auto",
     shots: Annotated[int | None, typer.Option(metavar="K", help="Learn from K rows of each label only.")] = None,
+    no_flip: NoFlip = False,
+    rotate: Rotate = False,
     seed: Seed = 0,
     max_minutes: MaxMinutes = None,
     store: Store = None,
@@ -53,6 +67,7 @@ def plan(
             split=split,
             method=method,
             shots=shots,
+            options=image_options(no_flip, rotate),
             seed=seed,
             max_minutes=max_minutes,
             store=store,

@@ -158,6 +158,17 @@ class Task(ABC):
         """The same, in one of the ways of `split_kinds`. Raises DataError when there are too few rows."""
         raise UsageError(f"{cls.name} rows are set aside in one way only", where="--split", fix="leave it out")
 
+    def with_options(self, options: Mapping[str, Any]) -> Self:
+        """The same task with what the user says of the data, such as `{"flip": False}` for `--no-flip`.
+
+        Raises:
+            UsageError: the task has no such option, or the value does not suit it.
+        """
+        for name, value in options.items():
+            flag = f"--no-{name}" if value is False else f"--{name}"
+            raise UsageError(f"{self.name} has no option {name!r}", where=flag, fix=f"leave out {flag}")
+        return self
+
     def fit_to(self, folder: Path) -> Self:
         """The same task with its limits lowered to what the base model in `folder` can read."""
         return self

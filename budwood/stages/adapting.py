@@ -112,7 +112,7 @@ def plan_task(job: Job, splits: Splits, store: Store) -> tuple[Task, Found]:
     """The task that the rows describe, and the base model to learn it with."""
     rows = (*splits.train, *splits.validation)
     kind = choosing.task_for(job.task, rows)
-    task = kind.from_rows(rows)
+    task = kind.from_rows(rows).with_options(job.options)
     several = [any(isinstance(row.get("label"), list | tuple) for row in part) for part in (splits.train, splits.test)]
     if several == [False, True]:
         raise DataError(

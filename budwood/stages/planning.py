@@ -118,6 +118,7 @@ class Probe:
         freeze_lookups(self.model)
         self.encoder = task.encoder(base.path)
         sample = Rows(task, self.encoder, self.rows[:PROBE_ROWS])
+        self.views = 1 + len(task.views(sample.inputs([0])))
         self.read_seconds = self.reading(sample) / len(sample)
         self.learn_seconds = self.learning(sample)
 
@@ -157,8 +158,8 @@ def estimate(probe: Probe, method: str, splits: Splits, fixed: float) -> dict[st
     last = choosing.small(splits)
     read = probe.read_seconds
     pool = len(splits.train) + len(splits.validation)
-    head = sum(len(trial.train) + len(trial.validation) for trial in trials) * read
-    stages = {"head": head, "final fit": pool * read if last else 0.0}
+    head = sum(len(trial.train) * probe.views + len(trial.validation) for trial in trials) * read
+    stages = {"head": head, "final fit": pool * probe.views * read if last else 0.0}
     if method != "head":
         step = registry.get("steps/adapt", method)()
         fits = [(len(trial.train), len(trial.validation)) for trial in trials]

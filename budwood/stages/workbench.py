@@ -42,6 +42,8 @@ class Job:
     max_minutes: float | None
     fresh: bool
     split: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What only some tasks take; the task checks it."""
 
 
 @dataclass

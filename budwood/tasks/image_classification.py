@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from budwood.core.dataset import Dataset, Splits
-from budwood.core.errors import BundleError, DataError
+from budwood.core.errors import BundleError, DataError, UsageError
 from budwood.core.task import Answer, Arrays, Calibration, Encoded, Encoder, Row, Task
 from budwood.engine import class_scores, images, pixels
 from budwood.engine.calibrate import fit_temperature, probabilities
@@ -44,6 +44,8 @@ class ImageClassification(Task):
     labels: tuple[str, ...]
     flip: bool = True
     """Whether a mirrored image means the same; not so for text, plates and X-rays."""
+    rotate: bool = False
+    """Whether an image has no up and down, as galaxies and cells."""
     image_size: int = 0
     """Height and width that the network reads, 0 for what its base was made for."""
 
@@ -67,6 +69,7 @@ class ImageClassification(Task):
         except (TypeError, KeyError) as error:
             raise BundleError(f"the task's fields are off: {error}", where="bundle.json, task") from error
         well_typed = all(isinstance(label, str) for label in task.labels) and isinstance(task.flip, bool)
+        well_typed = well_typed and isinstance(task.rotate, bool)
         if not well_typed or type(task.image_size) is not int or not 0 <= task.image_size <= pixels.MAX_EDGE:
             raise BundleError("the task's fields have the wrong types", where="bundle.json, task")
         if not task.labels:
@@ -160,6 +163,15 @@ class ImageClassification(Task):
     def split(cls, dataset: Dataset, *, test: Dataset | None, seed: int, shots: int | None) -> Splits:
         return make_splits(dataset, test=test, seed=seed, shots=shots)
 
+    def with_options(self, options: Mapping[str, Any]) -> Self:
+        """Takes `flip` and `rotate`."""
+        own = {name: value for name, value in options.items() if name in ("flip", "rotate")}
+        super().with_options({name: value for name, value in options.items() if name not in own})
+        for name, value in own.items():
+            if not isinstance(value, bool):
+                raise UsageError(f"{name} must be true or false, not {value!r}", where=name)
+        return replace(self, **own)
+
     def fit_to(self, folder: Path) -> Self:
         """With the base's own size where it reads no other, or where ours would be larger."""
         if not self.image_size:
@@ -206,14 +218,18 @@ class ImageClassification(Task):
         return load_classifier(folder, self.labels, attention="eager")
 
     def augment(self, inputs: Arrays, random: np.random.Generator) -> Arrays:
-        """Cropped, mirrored where `flip` allows it, brighter or darker."""
+        """Cropped, mirrored and turned where that is allowed, brighter or darker."""
         from budwood.engine.image_augment import vary
 
-        return inputs | {"pixel_values": vary(inputs["pixel_values"], random, flip=self.flip)}
+        return inputs | {"pixel_values": vary(inputs["pixel_values"], random, flip=self.flip, rotate=self.rotate)}
 
     def views(self, inputs: Arrays) -> list[Arrays]:
-        """Mirrored where `flip` allows it."""
-        return [{"pixel_values": np.ascontiguousarray(inputs["pixel_values"][..., ::-1])}] if self.flip else []
+        """Mirrored where `flip` allows it, and turned where `rotate` does."""
+        from budwood.engine.image_augment import turned
+
+        images = inputs["pixel_values"]
+        views = ([images[..., ::-1]] if self.flip else []) + ([turned(images, 1)] if self.rotate else [])
+        return [{"pixel_values": np.ascontiguousarray(view)} for view in views]
 
     def recipe(self, n_rows: int) -> dict[str, Any]:
         """From the fitted head, about 400 updates of 32 images in 4 to 20 epochs.

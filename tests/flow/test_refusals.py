@@ -96,6 +96,14 @@ def test_an_export_looks_for_its_folder_first(store: Path, tmp_path: Path) -> No
         flow.export("t", tmp_path, store=store)
 
 
+def test_what_is_said_of_images_is_refused_for_texts(tmp_path: Path) -> None:
+    data = table(tmp_path / "t.jsonl", tiny.rows(6))
+    for verb in (flow.adapt, flow.plan):
+        with pytest.raises(UsageError, match="text_classification has no option 'flip'") as caught:
+            verb(data, options={"flip": False}, store=tmp_path / "models")
+        assert (caught.value.where, caught.value.fix) == ("--no-flip", "leave out --no-flip")
+
+
 def test_two_labelled_rows_are_learnt_from(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "UPDATES", 3)
     rows = [row for row in tiny.rows(1) if row["label"] != "refund"]

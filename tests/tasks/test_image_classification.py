@@ -8,7 +8,7 @@ import numpy as np
 import pictures
 import pytest
 
-from budwood.core.errors import BundleError, DataError
+from budwood.core.errors import BundleError, DataError, UsageError
 from budwood.engine.images import open_image, plain_png
 from budwood.engine.pixels import FILE, Preprocessing
 from budwood.tasks.image_classification import ImageClassification
@@ -129,6 +129,34 @@ def test_the_head_sees_mirrored_images_only_where_that_is_allowed(base):
     np.testing.assert_array_equal(own, encoder(rows()).inputs["pixel_values"][:, 0, 0, :])
     np.testing.assert_array_equal(mirrored, own[:, ::-1])
     assert len(embeddings(TopEdge(), Rows(ImageClassification(LABELS, flip=False), encoder, rows()))) == 1
+
+
+def test_what_has_no_up_and_down_is_turned_too():
+    task = TASK.with_options({"rotate": True})
+    pixels = np.arange(2 * 3 * 4 * 4, dtype=np.float32).reshape(2, 3, 4, 4)
+    mirrored, quarter = (view["pixel_values"] for view in task.views({"pixel_values": pixels}))
+    np.testing.assert_array_equal(mirrored[0, 0, 0], pixels[0, 0, 0, ::-1])
+    np.testing.assert_array_equal(quarter[0, 0, 0], pixels[0, 0, :, -1])
+    rising = np.tile(np.linspace(-1, 1, 32, dtype=np.float32), (64, 3, 32, 1))
+    varied = task.augment({"pixel_values": rising}, np.random.default_rng(0))["pixel_values"]
+    upright = np.abs(varied[:, 0, 0, -1] - varied[:, 0, 0, 0]) > 0.3
+    assert 15 < upright.sum() < 49
+    wide = task.augment({"pixel_values": rising[..., :16]}, np.random.default_rng(0))["pixel_values"]
+    assert wide.shape == (64, 3, 32, 16)
+    assert (np.abs(wide[:, 0, 0, -1] - wide[:, 0, 0, 0]) > 0.2).all(), "half turns keep the shape"
+
+
+def test_options_of_the_user_are_kept_in_the_bundle_and_others_are_refused():
+    task = TASK.with_options({"flip": False, "rotate": True})
+    assert (task.flip, task.rotate) == (False, True)
+    assert ImageClassification.from_json(task.to_json()) == task
+    assert TASK.with_options({}) == TASK
+    with pytest.raises(UsageError, match="no option 'zoom'"):
+        TASK.with_options({"zoom": True})
+    with pytest.raises(UsageError, match="true or false"):
+        TASK.with_options({"flip": "no"})
+    with pytest.raises(BundleError, match="wrong types"):
+        ImageClassification.from_json(task.to_json() | {"rotate": 1})
 
 
 def test_augmentation_varies_within_bounds_and_mirrors_only_where_allowed():

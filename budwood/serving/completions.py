@@ -113,6 +113,8 @@ def sizes(given: dict[str, Any], most: int) -> tuple[int, bool, bool]:
     """`n`, `stream` and whether a stream ends with the usage, taken out of the fields. Raises HttpError 422."""
     n, stream = given.pop("n", 1), given.pop("stream", False)
     options = given.pop("stream_options", {})
+    if isinstance(n, float) and n.is_integer():  # JSON knows one kind of number
+        n = int(n)
     if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= most:
         raise HttpError(422, f"n must be a whole number from 1 to {most}", field="n")
     if not isinstance(stream, bool):

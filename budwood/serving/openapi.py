@@ -125,7 +125,8 @@ def content(route: Route) -> dict[str, Any]:
         "html": ("text/html", {"type": "string"}),
     }
     kind, schema = kinds[route.shape]
-    events = {"text/event-stream": {"schema": {"type": "string"}}} if route.shape in WRITING else {}
+    # OpenAPI 3.1 has no word for a stream of events, and readers differ in what they take for its value.
+    events: dict[str, Any] = {"text/event-stream": {"schema": {}}} if route.shape in WRITING else {}
     return {kind: {"schema": schema}} | events
 
 

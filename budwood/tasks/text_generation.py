@@ -260,9 +260,15 @@ def sampling(options: Mapping[str, Any]) -> Sampling:
     if not isinstance(stops, list | tuple):
         raise DataError("stop must be a text or a list of texts", where="stop", fix='send {"stop": ["\\n"]}')
     try:
-        return Sampling(**{**options, "stop": tuple(stops)})
+        return Sampling(**{name: plain(name, value) for name, value in options.items()} | {"stop": tuple(stops)})
     except UsageError as error:
         raise DataError(error.cause, where=error.where, fix=error.fix) from error
+
+
+def plain(name: str, value: Any) -> Any:
+    """JSON knows one kind of number: 8.0 is whole, too."""
+    whole = isinstance(getattr(Sampling, name), int) and isinstance(value, float) and value.is_integer()
+    return int(value) if whole else value
 
 
 def part(item: Mapping[Any, Any], name: str) -> Any:

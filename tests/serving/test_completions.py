@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
 
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
@@ -37,6 +39,14 @@ def server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     other = tiny.bundle(tmp_path_factory.mktemp("other") / "bundle")
     limits = Limits(notice_seconds=0, texts=8)
     with start([Served("labels", "1", other), Served("writer", "1", bundle)], limits=limits) as handle:
+        yield handle
+
+
+@pytest.fixture(scope="module")
+def quick(bundle: Bundle) -> Iterator[Handle]:
+    """A server whose texts have a fifth of a second."""
+    limits = Limits(notice_seconds=0, text_seconds=0.2)
+    with start([Served("writer", "1", bundle)], limits=limits) as handle:
         yield handle
 
 
@@ -207,3 +217,16 @@ def wait_until(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("mode", schemathesis.GenerationMode)
+def test_a_writer_keeps_to_the_document(quick: Handle, path: str, mode: schemathesis.GenerationMode) -> None:
+    operation = schemathesis.openapi.from_url(f"{quick.url}/openapi.json")[path]["POST"]
+
+    @settings(max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(operation.as_strategy(generation_mode=mode))
+    def check(case: Any) -> None:
+        case.validate_response(case.call(timeout=30))
+
+    check()

@@ -17,7 +17,7 @@ class Finding:
     kind: str
     """One of: broken_line, empty_text, empty_label, single_class, duplicate, near_duplicate, conflict, leakage,
     near_leakage, rare_class, imbalance, label_spelling, similar_labels, unknown_class, too_long, label_error;
-    of molecules also unparsable_smiles, unusable_label, salt."""
+    of molecules also unparsable_smiles, unusable_label, salt; of images broken_image, tiny_image."""
     severity: Severity
     message: str
     rows: tuple[Place, ...] = ()

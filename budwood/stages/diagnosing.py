@@ -1,15 +1,17 @@
-"""`doctor`: read texts or molecules leniently, list their faults, and write a mended copy when one is asked for."""
+"""`doctor`: read texts, images or molecules leniently, list their faults, and write a mended copy where asked."""
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from budwood.core.errors import DataError
 from budwood.engine.bases import catalogue, packaged
 from budwood.engine.doctor import diagnose
+from budwood.engine.image_doctor import diagnose_images, mended_images, write_images
 from budwood.engine.mending import mended_table, write_table
 from budwood.engine.molecule_doctor import diagnose_molecules, mended_molecules
-from budwood.engine.reading import read_dataset
+from budwood.engine.reading import Reading, read_dataset
 from budwood.engine.text_base import embed_texts
 from budwood.stages.results import Diagnosed
 
@@ -22,6 +24,10 @@ def diagnose_data(
     """Findings with rows and fixes. Near duplicates are found by embedding where the training extra is installed."""
     reading = read_dataset(data, target, input, keep_empty=True)
     held = None if test is None else read_dataset(test, target, input, keep_empty=True)
+    if any("image" in row for row in reading.dataset.rows[:1]):
+        return of_images(reading, held, fix)
+    if not any("label" in row for row in reading.dataset.rows[:1]):
+        raise DataError("the data has no labels to check", where=str(data), fix=f"learn from it: budwood adapt {data}")
     molecules = any("smiles" in row for row in reading.dataset.rows[:1])
     findings = diagnose_molecules(reading, held) if molecules else diagnose(reading, held, embed=embedder())
     fixed = None
@@ -29,6 +35,14 @@ def diagnose_data(
         write_table(mended_molecules(reading, held) if molecules else mended_table(reading, findings), fix)
         fixed = Path(fix)
     return Diagnosed(findings, reading.notes, reading.facts, fixed)
+
+
+def of_images(reading: Reading, held: Reading | None, fix: Path | str | None) -> Diagnosed:
+    findings = diagnose_images(reading, held)
+    if fix is None:
+        return Diagnosed(findings, reading.notes, reading.facts)
+    write_images(mended_images(reading, findings), Path(fix))
+    return Diagnosed(findings, reading.notes, reading.facts, Path(fix))
 
 
 def embedder() -> Callable[[Sequence[str]], Any] | None:

@@ -1,0 +1,66 @@
+"""Faults of image folders: each is found with its files, and `--fix` writes a folder without them."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from budwood import flow
+from budwood.core.errors import UsageError
+
+
+def picture(path: Path, seed: int, edge: int = 64) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 9, 3), np.uint8)
+    Image.fromarray(coarse).resize((edge, edge), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    for number in range(12):
+        picture(root / "train" / ("cat", "dog")[number % 2] / f"{number}.png", number)
+    for number in range(4):
+        picture(root / "test" / ("cat", "dog")[number % 2] / f"{number}.png", 100 + number)
+    return root
+
+
+def kinds(folder: Path) -> dict[str, list[str]]:
+    return {item.kind: [Path(place.source).name for place in item.rows] for item in flow.doctor(folder).findings}
+
+
+def test_a_healthy_folder_has_no_findings(folder: Path) -> None:
+    assert kinds(folder) == {}
+
+
+def test_each_fault_is_found_with_its_files_and_mended(folder: Path, tmp_path: Path) -> None:
+    train = folder / "train"
+    (train / "cat" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    shutil.copy(train / "cat" / "0.png", train / "cat" / "again.png")
+    shutil.copy(train / "dog" / "1.png", train / "cat" / "torn.png")
+    shutil.copy(folder / "test" / "cat" / "0.png", train / "cat" / "leak.png")
+    Image.open(train / "dog" / "3.png").resize((50, 50)).save(train / "dog" / "smaller.png")
+    picture(train / "dog" / "tiny.png", 50, edge=20)
+    found = kinds(folder)
+    assert found["broken_image"] == ["broken.png"]
+    assert found["duplicate"] == ["again.png"]
+    assert sorted(found["conflict"]) == ["1.png", "torn.png"]
+    assert found["leakage"] == ["leak.png"]
+    assert set(found["near_duplicate"]) & {"smaller.png", "3.png"}
+    assert found["tiny_image"] == ["tiny.png"]
+    out = tmp_path / "mended"
+    assert flow.doctor(folder, fix=out).fixed == out
+    left = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
+    assert not any(name.endswith(("broken.png", "again.png", "torn.png", "leak.png")) for name in left)
+    assert {"train/dog/tiny.png", "test/cat/0.png", "train/cat/0.png"} <= left
+    assert "leakage" not in kinds(out)
+    with pytest.raises(UsageError, match="already exists"):
+        flow.doctor(folder, fix=out)
+
+
+def test_copies_on_both_sides_are_told_from_copies_on_one(folder: Path) -> None:
+    Image.open(folder / "test" / "cat" / "2.png").resize((48, 48)).save(folder / "train" / "cat" / "copy.png")
+    assert kinds(folder)["near_leakage"] == ["copy.png"]

@@ -8,6 +8,7 @@ import typer
 from budwood.cli.options import (
     Data,
     Group,
+    ImageSize,
     Input,
     Json,
     MaxMinutes,
@@ -67,6 +68,7 @@ def adapt(
     shots: Annotated[int | None, typer.Option(metavar="K", help="Learn from K rows of each label only.")] = None,
     no_flip: NoFlip = False,
     rotate: Rotate = False,
+    image_size: ImageSize = None,
     seed: Seed = 0,
     max_minutes: MaxMinutes = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, where an interrupted run would go on.")] = False,
@@ -93,7 +95,7 @@ def adapt(
             split=split,
             method=method,
             shots=shots,
-            options=image_options(no_flip, rotate),
+            options=image_options(no_flip, rotate, image_size),
             seed=seed,
             max_minutes=max_minutes,
             fresh=fresh,
@@ -125,7 +127,9 @@ def show(screen: Screen, result: "Adapted") -> None:
     screen.line(f"used      {result.peak_memory_mb:,.0f} MB of memory at most{energy}; {result.n_train:,} rows learnt")
     screen.line(f"saved     {result.path}")
     screen.line(f"report    {result.report}")
-    if shrinks(result.task):
+    if writes(result.task):
+        screen.next(f'budwood generate {result.name} "…"', f"budwood serve {result.name}")
+    elif shrinks(result.task):
         screen.next(f"budwood shrink {result.name}", f'budwood predict {result.name} "…"')
     else:
         screen.next(f'budwood predict {result.name} "…"', f"budwood serve {result.name}")
@@ -136,6 +140,13 @@ def shrinks(task: str) -> bool:
     from budwood.core import registry
 
     return not registry.get("tasks", task).no_shrink
+
+
+def writes(task: str) -> bool:
+    """Whether models of a task write texts."""
+    from budwood.core import registry
+
+    return bool(registry.get("tasks", task).writes)
 
 
 def title(metric: str) -> str:

@@ -9,6 +9,7 @@ import typer
 __all__ = [
     "Data",
     "Group",
+    "ImageSize",
     "Input",
     "Json",
     "MaxMinutes",
@@ -50,6 +51,12 @@ NoFlip = Annotated[
     typer.Option("--no-flip", help="Of images: a mirrored one means something else (X-rays, plates, writing)."),
 ]
 Rotate = Annotated[bool, typer.Option("--rotate", help="Of images: they have no up and down (galaxies, cells, maps).")]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        "--image-size", metavar="PIXELS", help="Of images: what the network reads; less is faster.  [default: by base]"
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of every random choice.")]
 MaxMinutes = Annotated[
     float | None, typer.Option("--max-minutes", metavar="M", help="How long it may take, as a wish.")
@@ -72,6 +79,7 @@ def choices(folder: str) -> str:
     return "|".join(["auto", *sorted(found)])
 
 
-def image_options(no_flip: bool, rotate: bool) -> dict[str, bool]:
+def image_options(no_flip: bool, rotate: bool, image_size: int | None) -> dict[str, bool | int]:
     """What a task should know of the images; nothing where no flag is given."""
-    return ({"flip": False} if no_flip else {}) | ({"rotate": True} if rotate else {})
+    given = {"flip": False if no_flip else None, "rotate": rotate or None, "image_size": image_size}
+    return {name: value for name, value in given.items() if value is not None}

@@ -28,6 +28,7 @@ SMALL_EDGE = 96
 SMALL_INPUT = 128
 """Images whose shorter side is below the first are shown to the network at the second (the BiT rule: Kolesnikov et al.
 2020, arXiv:1912.11370): more pixels would only be invented, and cost three times the work."""
+LEAST_INPUT = 32
 LOOKED_AT = 64
 """Images whose size is looked up."""
 BATCH = 32
@@ -164,21 +165,34 @@ class ImageClassification(Task):
         return make_splits(dataset, test=test, seed=seed, shots=shots)
 
     def with_options(self, options: Mapping[str, Any]) -> Self:
-        """Takes `flip` and `rotate`."""
-        own = {name: value for name, value in options.items() if name in ("flip", "rotate")}
+        """Takes `flip` and `rotate`, true or false, and `image_size` in pixels."""
+        own = {name: value for name, value in options.items() if name in ("flip", "rotate", "image_size")}
         super().with_options({name: value for name, value in options.items() if name not in own})
         for name, value in own.items():
-            if not isinstance(value, bool):
+            if name != "image_size" and not isinstance(value, bool):
                 raise UsageError(f"{name} must be true or false, not {value!r}", where=name)
+            if name == "image_size" and (type(value) is not int or not LEAST_INPUT <= value <= pixels.MAX_EDGE):
+                limits = f"between {LEAST_INPUT} and {pixels.MAX_EDGE} pixels"
+                raise UsageError(f"the image size must be {limits}, not {value!r}", where="--image-size")
         return replace(self, **own)
 
     def fit_to(self, folder: Path) -> Self:
-        """With the base's own size where it reads no other, or where ours would be larger."""
+        """With the base's own size where it reads no other, or where ours would be larger.
+
+        Raises:
+            UsageError: the user has asked for a size that the base cannot read.
+        """
         if not self.image_size:
             return self
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         own = pixels.Preprocessing.read(folder)
         fits = config.get("model_type") in ANY_SIZE and own.can_resize and self.image_size < max(own.shape)
+        if not fits and self.image_size not in (SMALL_INPUT, max(own.shape)):
+            raise UsageError(
+                f"this base cannot read images at {self.image_size} pixels; its own size is {max(own.shape)}",
+                where="--image-size",
+                fix="leave out --image-size, or take a convolutional base and a smaller size",
+            )
         return self if fits else replace(self, image_size=0)
 
     def targets(self, rows: Sequence[Row]) -> NDArray[Any]:

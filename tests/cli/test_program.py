@@ -27,8 +27,8 @@ HEAVY = (
 )
 
 FLAGS = {
-    "adapt": "--task --base --name --target --input --group --test --method --shots --no-flip --rotate --seed "
-    "--max-minutes --fresh --store",
+    "adapt": "--task --base --name --target --input --group --test --method --shots --no-flip --rotate --image-size "
+    "--seed --max-minutes --fresh --store",
     "evaluate": "--target --input --store",
     "predict": "--file -o --top --store",
     "shrink": "--max-drop --max-p95-ms --max-mb --max-minutes --data --name --store",
@@ -38,8 +38,8 @@ FLAGS = {
     "export": "--format --store",
     "doctor": "--test --target --input --fix",
     "generate": "--max-tokens --temperature --top-k --top-p --repetition-penalty --stop --truncate --n --seed --store",
-    "plan": "--task --base --target --input --group --test --method --shots --no-flip --rotate --seed --max-minutes "
-    "--store",
+    "plan": "--task --base --target --input --group --test --method --shots --no-flip --rotate --image-size --seed "
+    "--max-minutes --store",
     "demo": "--store",
 }
 """What the documented contract promises, beside --json."""

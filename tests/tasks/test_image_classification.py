@@ -155,8 +155,17 @@ def test_options_of_the_user_are_kept_in_the_bundle_and_others_are_refused():
         TASK.with_options({"zoom": True})
     with pytest.raises(UsageError, match="true or false"):
         TASK.with_options({"flip": "no"})
+    for size in (31, 4097, "160", True):
+        with pytest.raises(UsageError, match="between 32 and 4096 pixels"):
+            TASK.with_options({"image_size": size})
     with pytest.raises(BundleError, match="wrong types"):
         ImageClassification.from_json(task.to_json() | {"rotate": 1})
+
+
+def test_a_size_that_was_asked_for_is_never_silently_another(base):
+    assert TASK.with_options({"image_size": 32}).fit_to(base).image_size == 0, "its own size"
+    with pytest.raises(UsageError, match="cannot read images at 40 pixels; its own size is 32"):
+        TASK.with_options({"image_size": 40}).fit_to(base)
 
 
 def test_augmentation_varies_within_bounds_and_mirrors_only_where_allowed():

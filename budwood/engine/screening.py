@@ -157,10 +157,10 @@ class Run:
             waiting: deque[tuple[list[Record], Callable[[], dict[str, Any]]]] = deque()
             for chunk in chunks(self.library.records(), self.state.position):
                 waiting.append((chunk, pool.submit([record.smiles for record in chunk], self.floor())))
+                self.state.seconds = before + time.monotonic() - began
                 if len(waiting) > pool.ahead:
                     self.take(*waiting.popleft())
                 now = time.monotonic()
-                self.state.seconds = before + now - began
                 if now - saved > max(SAVE_SECONDS, 20 * cost):
                     self.save(file)
                     cost, saved = time.monotonic() - now, time.monotonic()

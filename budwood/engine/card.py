@@ -271,14 +271,19 @@ def shrink_section(report: ShrinkReport | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-EXAMPLES = {"text-classification": ("'a text'", "table.csv"), "image-classification": ("photo.jpg", "folder/")}
+EXAMPLES = {
+    "text-classification": ("'a text'", "table.csv"),
+    "text-generation": ("'Once upon a time'", "texts.txt"),
+    "image-classification": ("photo.jpg", "folder/"),
+}
 """What a command line names, by pipeline tag: an input, and labelled data."""
 
 
 def usage(facts: CardFacts) -> str:
     name = facts.name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", facts.name) else "NAME"
     one, data = EXAMPLES.get(facts.pipeline_tag, ("INPUT", "table.csv"))
-    commands = [f"budwood predict {name} {one}", f"budwood evaluate {name} {data}", f"budwood serve {name}"]
+    ask = "generate" if facts.pipeline_tag == "text-generation" else "predict"
+    commands = [f"budwood {ask} {name} {one}", f"budwood evaluate {name} {data}", f"budwood serve {name}"]
     return "\n".join(["## How to use it", "", *fenced("\n".join(commands), "sh"), "", *without_budwood(facts)]) + "\n"
 
 
@@ -289,7 +294,8 @@ def without_budwood(facts: CardFacts) -> list[str]:
         return ["Without Budwood, in this folder, with torch and transformers:", "", *fenced(program, "python")]
     if "torch" in facts.formats and facts.pipeline_tag in PIPELINES:
         program = PIPELINES[facts.pipeline_tag]
-        return ["Without Budwood, in this folder, with torch, transformers and pillow:", "", *fenced(program, "python")]
+        needs = "torch, transformers and pillow" if "PIL" in program else "torch and transformers"
+        return [f"Without Budwood, in this folder, with {needs}:", "", *fenced(program, "python")]
     if facts.pipeline_tag == "text-classification":
         program = ONNX.format(graph="onnx/model_quantized.onnx" if "onnx-int8" in facts.formats else "onnx/model.onnx")
         return ["Without Budwood, in this folder, with onnxruntime and tokenizers:", "", *fenced(program, "python")]

@@ -64,6 +64,19 @@ print(text, facts["task"]["labels"][int(probabilities.argmax())], float(probabil
 """
 
 PIPELINES = {
+    "text-generation": """\
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained(".").eval()
+
+torch.manual_seed(0)
+start = torch.tensor([[model.config.bos_token_id, *tokenizer("Once upon a time", add_special_tokens=False).input_ids]])
+known = torch.ones_like(start)
+ids = model.generate(start, attention_mask=known, max_new_tokens=50, do_sample=True, temperature=0.7, top_k=0)
+print(tokenizer.decode(ids[0], skip_special_tokens=True))
+""",
     "image-classification": """\
 import json
 from pathlib import Path

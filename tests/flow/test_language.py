@@ -15,6 +15,7 @@ import tiny_language
 from budwood import flow
 from budwood.cli.adapt import show
 from budwood.cli.screen import Screen
+from budwood.cli.serve import sample
 from budwood.core.errors import UsageError
 
 
@@ -98,12 +99,14 @@ def test_the_command_and_the_card_show_the_perplexity_with_its_interval(
     _, result = written
     with Screen(False, "") as screen:
         show(screen, result)
-    printed = capsys.readouterr().out
+    printed, told = capsys.readouterr()
     low, high = result.intervals["perplexity"]
     assert "Perplexity" in printed
     assert f"{result.metrics['perplexity']:.3f} [{low:.3f}, {high:.3f}]" in printed
-    assert "budwood shrink" not in printed
+    assert "budwood shrink" not in printed + told
+    assert 'budwood generate stories "…"' in told
     card = (result.path / "README.md").read_text(encoding="utf-8")
+    assert "budwood generate stories 'Once upon a time'" in card
     assert f"Perplexity: {result.metrics['perplexity']:.3f} (95 % interval {low:.3f} to {high:.3f})." in card
 
 
@@ -114,3 +117,22 @@ def test_what_is_not_built_for_writing_is_said(written) -> None:
     with pytest.raises(UsageError, match="plan foresees tasks with a linear head only") as caught:
         flow.plan(folder / "stories.txt", base=str(folder / "base"), store=folder / "models")
     assert "--max-minutes" in caught.value.fix
+
+
+def test_the_program_of_the_card_writes_without_budwood(written) -> None:
+    _, result = written
+    card = (result.path / "README.md").read_text(encoding="utf-8")
+    program = card.partition("```python\n")[2].partition("```")[0]
+    command = [sys.executable, "-c", program]
+    reply = subprocess.run(command, capture_output=True, text=True, check=False, cwd=result.path)
+    assert reply.returncode == 0, reply.stderr
+    assert reply.stdout.startswith("Once upon a time")
+    assert "budwood" not in program
+
+
+def test_the_line_to_paste_has_the_beginning_of_a_text(written) -> None:
+    folder, _ = written
+    entry = flow.entry("stories", folder / "models")
+    text = sample(entry)["text"]
+    assert isinstance(text, str)
+    assert 1 < len(text.split()) <= 8

@@ -16,7 +16,7 @@ from budwood.core.errors import UsageError
 if TYPE_CHECKING:
     from budwood.core.dataset import Dataset, Splits
 
-__all__ = ["Answer", "Arrays", "Calibration", "Encoded", "Encoder", "Row", "Run", "Task"]
+__all__ = ["Answer", "Arrays", "Calibration", "Encoded", "Encoder", "Row", "Run", "Task", "brief"]
 
 Row = Mapping[str, Any]
 """One example: the task's input fields, and `label` where it is known."""
@@ -39,6 +39,19 @@ class Encoded(NamedTuple):
 Encoder = Callable[[Sequence[Row]], Encoded]
 Run = Callable[[Arrays], Arrays]
 """One batch through the model: a runtime's `run`."""
+
+
+def brief(answer: Mapping[str, Any]) -> str:
+    """An answer in a few words: its labels, its value, its properties, or what was written or measured."""
+    if "labels" in answer:
+        return ", ".join(answer["labels"]) or "(none)"
+    if "properties" in answer:
+        return ", ".join(f"{name} {brief(part)}" for name, part in answer["properties"].items())
+    if "value" in answer:
+        return f"{answer['value']:.4g}"
+    if "perplexity" in answer:
+        return f"perplexity {answer['perplexity']:.2f}"
+    return str(answer.get("label", answer.get("text", "(no answer)")))
 
 
 class Task(ABC):
@@ -68,6 +81,8 @@ class Task(ABC):
     """What `--split` may name, each a way to set rows aside; none where there is one way only."""
     no_shrink: ClassVar[str] = ""
     """Why models of this task cannot be shrunk; empty where they can."""
+    needs_gain: ClassVar[bool] = False
+    """Whether the baseline stays unless the adapted network is better on held-out rows, however few they are."""
     length_is_work: ClassVar[bool] = False
     """Whether the length of a row says how long its answer takes; a server may then compute short ones in its loop."""
     penalties: ClassVar[tuple[float, ...]] = (1.0, 3.0, 10.0, 30.0, 100.0)

@@ -135,15 +135,24 @@ def joined(splits: Splits) -> Dataset:
     return Dataset((*splits.train.rows, *splits.validation.rows), splits.train.sources)
 
 
-def decide(method: str, head: NDArray[np.float64], adapted: NDArray[np.float64], *, asked: bool = False) -> Decision:
+def decide(
+    method: str,
+    head: NDArray[np.float64],
+    adapted: NDArray[np.float64],
+    *,
+    asked: bool = False,
+    needs_gain: bool = False,
+) -> Decision:
     """Baseline or adapted model, by their scores on the same held-out rows.
 
     The adapted one is kept unless it is worse: published comparisons favour it at these sizes, so that a draw of few
-    rows is no reason to drop it; a significant loss, or a loss on many rows, is. A method that was `asked` for is kept.
+    rows is no reason to drop it; a significant loss, or a loss on many rows, is. Where a task `needs_gain`, only more
+    right answers are a reason to keep it. A method that was `asked` for is kept.
     """
     found = better(head, adapted)
     facts = describe(method, found, "held-out rows")
     worse = found.difference < 0 and (found.p < 0.1 or len(head) >= TINY_ROWS)
+    worse = worse or (needs_gain and found.difference <= 0)
     if worse and asked:
         return Decision(method, f"{facts}, and kept because it was asked for")
     if worse:

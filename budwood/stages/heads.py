@@ -65,7 +65,8 @@ def compare(
             raise
         return choosing.Decision("head", f"{choice.method} was not tried: {error.cause}"), heads
     asked = bench.job.method != "auto"
-    decision = choosing.decide(choice.method, held_out(heads, trials), held_out(adapted, trials), asked=asked)
+    scores = held_out(heads, trials), held_out(adapted, trials)
+    decision = choosing.decide(choice.method, *scores, asked=asked, needs_gain=bench.task.needs_gain)
     bench.say("method", f"method={decision.method}  # {decision.why}")
     return decision, heads if decision.method == "head" else adapted
 

@@ -57,6 +57,7 @@ class ImageClassification(Task):
     preprocessing: ClassVar[tuple[str, ...]] = (pixels.FILE,)
     files: ClassVar[tuple[str, ...]] = ("image/*",)
     request_bytes: ClassVar[int] = images.MAX_BYTES
+    needs_gain: ClassVar[bool] = True
     penalties: ClassVar[tuple[float, ...]] = (0.2, 0.6, 2.0, 6.0, 20.0)
     default_base: ClassVar[str] = "efficientnet-lite0"
 

@@ -42,6 +42,17 @@ def test_a_method_that_was_asked_for_is_kept_and_the_verdict_says_so() -> None:
     assert "baseline is kept" not in kept.why
 
 
+def test_a_draw_of_few_rows_goes_to_the_baseline_where_a_task_needs_a_gain() -> None:
+    head, adapted = np.ones(30), np.ones(30)
+    assert decide("full", head, adapted).method == "full"
+    assert decide("full", head, adapted, needs_gain=True).method == "head"
+    adapted[0] = 0.0
+    assert decide("full", head, adapted).method == "full"
+    assert decide("full", head, adapted, needs_gain=True).method == "head"
+    assert decide("full", adapted, head, needs_gain=True).method == "full"
+    assert decide("full", head, adapted, needs_gain=True, asked=True).method == "full"
+
+
 def test_one_row_is_enough_for_a_head() -> None:
     embeddings, targets = np.ones((1, 4)), np.array([1])
     penalty = linear_head.choose_penalty(embeddings, targets, 3, 0, (1.0, 3.0, 10.0))

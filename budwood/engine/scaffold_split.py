@@ -44,30 +44,39 @@ class Cleaned:
     def stripped(self) -> int:
         return len(self.salts)
 
-    def notes(self) -> list[str]:
+    def notes(self, where: str = "") -> list[str]:
+        """Lines for the user; `where`, such as " in test", says which rows are meant."""
         found = []
         if self.unparsable:
             listing = ", ".join(str(row + 1) for row in self.unparsable[:LISTED])
-            found.append(note("left out", f"{len(self.unparsable):,} rows", f"no valid SMILES, such as row {listing}"))
+            found.append(
+                note(f"left out{where}", f"{len(self.unparsable):,} rows", f"no valid SMILES, such as row {listing}")
+            )
         if self.stripped:
-            found.append(note("stripped", f"{self.stripped:,} rows", "salts and solvents removed"))
+            found.append(note(f"stripped{where}", f"{self.stripped:,} rows", "salts and solvents removed"))
         if self.duplicates:
-            found.append(note("duplicates", f"{len(self.duplicates):,} rows", "the same molecule in another spelling"))
+            found.append(
+                note(f"duplicates{where}", f"{len(self.duplicates):,} rows", "the same molecule in another spelling")
+            )
         if self.conflicts:
             listing = " and ".join(str(row + 1) for row in self.conflicts[0])
             why = f"labels of one molecule disagree, such as rows {listing}; classes left out, numbers averaged"
-            found.append(note("conflicts", f"{len(self.conflicts):,} molecules", why))
+            found.append(note(f"conflicts{where}", f"{len(self.conflicts):,} molecules", why))
         return found
 
 
-def clean(rows: Sequence[Row]) -> Cleaned:
-    """One row a molecule. Raises DataError when no row has a valid SMILES."""
+def clean(rows: Sequence[Row], among: Sequence[int] | None = None) -> Cleaned:
+    """One row a molecule, of all rows or of those with the numbers `among`.
+
+    Raises:
+        DataError: none of them has a valid SMILES.
+    """
     groups: dict[str, list[int]] = {}
     facts: dict[str, str] = {}
     unparsable: list[int] = []
     salts: list[int] = []
-    for number, row in enumerate(rows):
-        found = prepared(row["smiles"])
+    for number in range(len(rows)) if among is None else among:
+        found = prepared(rows[number]["smiles"])
         if found is None:
             unparsable.append(number)
             continue
@@ -163,47 +172,66 @@ def scaffold_splits(
     train, validation, test = (
         Dataset(tuple(cleaned.rows[number] for number in sorted(part)), dataset.sources) for part in parts
     )
-    apart = "no scaffold is on both sides" if kind != "random" else "molecules of one scaffold are on both sides"
-    notes = (*cleaned.notes(), note("split", kind, f"{len(train):,}/{len(validation):,}/{len(test):,}: {apart}"))
+    sides = "no scaffold is on both sides" if kind != "random" else "molecules of one scaffold are on both sides"
+    notes = (*cleaned.notes(), note("split", kind, f"{len(train):,}/{len(validation):,}/{len(test):,}: {sides}"))
     return Splits(train, validation, test, seed, notes)
 
 
 def given_splits(dataset: Dataset, test: Dataset | None, seed: int) -> Splits:
     """Splits with given test molecules; a tenth of the other scaffolds is held out to choose by.
 
+    The parts are cleaned one by one, so that no label of a test molecule gets into what is learnt.
+
     Args:
         dataset: rows, with `split` where the data names it.
-        test: molecules to test on; without them, the rows that are called test.
+        test: molecules to test on; without them, the rows that are called test. With them, these are unused.
 
     Raises:
         DataError: a split would be empty.
     """
-    cleaned = clean(dataset.rows)
-    held = clean(test.rows).rows if test is not None else [row for row in cleaned.rows if row.get("split") == "test"]
-    known = {row["canonical"] for row in held}
-    rows = [row for row in cleaned.rows if row["canonical"] not in known]
-    removed = len(cleaned.rows) - len(rows) - (0 if test is not None else len(held))
-    numbers = [number for number, row in enumerate(rows) if row.get("split") == "validation"]
-    if not numbers:
-        _, numbers, rest = assign(units(rows, "scaffold_balanced", seed), len(rows), (0.9, 1.0))
-        numbers += rest
-    chosen = set(numbers)
-    train = [row for number, row in enumerate(rows) if number not in chosen]
-    if not train or not held or not chosen:
+    numbers: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    for number, row in enumerate(dataset.rows):
+        numbers[row.get("split", "train")].append(number)
+    notes: list[str] = []
+    if test is not None and (unused := len(numbers.pop("test"))):
+        notes.append(note("unused", f"{unused:,} rows", "the data's own test rows; another test set is given"))
+    cleaned = {name: clean(dataset.rows, found) for name, found in numbers.items() if found}
+    if test is not None:
+        cleaned["test"] = clean(test.rows)
+    parts = apart(cleaned, notes)
+    if not parts["validation"]:
+        rows = parts["train"]
+        _, middle, rest = assign(units(rows, "scaffold_balanced", seed), len(rows), (0.9, 1.0))
+        chosen = {*middle, *rest}
+        parts["validation"] = [rows[number] for number in sorted(chosen)]
+        parts["train"] = [row for number, row in enumerate(rows) if number not in chosen]
+    sizes = {name: len(part) for name, part in parts.items()}
+    if not all(sizes.values()):
         raise DataError(
-            f"{len(rows)} molecules beside {len(held)} for testing are too few",
+            f"{sizes['train'] + sizes['validation']} molecules beside {sizes['test']} for testing are too few",
             where=", ".join(dataset.sources) or "the data",
             fix="add molecules, or leave out --test",
         )
-    parts = (Dataset.of(train, *dataset.sources), Dataset.of([rows[number] for number in numbers], *dataset.sources))
-    notes = [
-        *cleaned.notes(),
-        note("split", "given", f"{len(train):,}/{len(numbers):,}/{len(held):,}: as the data says"),
-    ]
-    if removed > 0:
-        notes.append(note("removed from train", f"{removed:,} molecules", "they are test molecules"))
-    sources = test.sources if test is not None else dataset.sources
-    return Splits(*parts, Dataset.of(held, *sources), seed, tuple(notes))
+    shares = f"{sizes['train']:,}/{sizes['validation']:,}/{sizes['test']:,}"
+    notes.append(note("split", "given", f"{shares}: as the data says"))
+    train, validation = (Dataset.of(parts[name], *dataset.sources) for name in ("train", "validation"))
+    held = Dataset.of(parts["test"], *(dataset if test is None else test).sources)
+    return Splits(train, validation, held, seed, tuple(notes))
+
+
+def apart(cleaned: Mapping[str, Cleaned], notes: list[str]) -> dict[str, list[Row]]:
+    """Each molecule in one part: test before validation before train. Says in `notes` what was left out."""
+    parts: dict[str, list[Row]] = {}
+    known: set[str] = set()
+    for name in ("test", "validation", "train"):
+        found = cleaned[name].rows if name in cleaned else ()
+        parts[name] = [row for row in found if row["canonical"] not in known]
+        known |= {row["canonical"] for row in found}
+        if name in cleaned:
+            notes += cleaned[name].notes("" if name == "train" else f" in {name}")
+        if removed := len(found) - len(parts[name]):
+            notes.append(note(f"removed from {name}", f"{removed:,} molecules", "they are held out"))
+    return parts
 
 
 def units(rows: Sequence[Row], kind: str, seed: int) -> list[list[int]]:

@@ -8,7 +8,7 @@ from budwood.core.errors import DataError, UsageError
 
 pytest.importorskip("rdkit", reason="molecules need the extra chem")
 
-from budwood.engine.scaffold_split import KINDS, clean, kind_of, scaffold_splits
+from budwood.engine.scaffold_split import KINDS, clean, given_splits, kind_of, scaffold_splits
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,3 +81,48 @@ def test_what_cannot_be_split_is_refused() -> None:
         scaffold_splits(Dataset.of(compounds.rows()[:4]))
     with pytest.raises(DataError, match="no row has a valid SMILES"):
         scaffold_splits(Dataset.of([{"smiles": "text", "label": "1"}]))
+
+
+def given(*texts: str, split: str = "", label: float = 1.0) -> list[dict[str, object]]:
+    return [{"smiles": text, "label": label, **({"split": split} if split else {})} for text in texts]
+
+
+RINGS = tuple(f"C1{'C' * size}N1" for size in range(1, 11))
+"""Ten molecules, each with a scaffold of its own."""
+
+
+def test_no_label_of_a_test_molecule_gets_into_training() -> None:
+    others = given(*RINGS, split="train")
+    rows = [*given("CCO", split="train"), *others, *given("OCC", "C(O)C", "CCCl", split="test", label=9.0)]
+    splits = given_splits(Dataset.of(rows), None, 0)
+    assert {row["canonical"]: row["label"] for row in splits.test} == {"CCO": 9.0, "CCCl": 9.0}
+    learnt = [*splits.train, *splits.validation]
+    assert {row["label"] for row in learnt} == {1.0}
+    assert "CCO" not in {row["canonical"] for row in learnt}
+    assert len(learnt) == len(others)
+    lines = [line.split("  #")[0] for line in splits.notes]
+    assert lines[:2] == ["duplicates in test=1 rows", "removed from train=1 molecules"]
+    assert kind_of(splits) == "given"
+
+
+def test_molecules_to_choose_by_are_kept_apart_from_those_to_learn_from() -> None:
+    rows = [*given("CCO", "CCN", split="train"), *given("OCC", split="validation", label=5.0)]
+    splits = given_splits(Dataset.of([*rows, *given("CCCl", split="test")]), None, 0)
+    assert [row["smiles"] for row in splits.train] == ["CCN"]
+    assert [(row["smiles"], row["label"]) for row in splits.validation] == [("OCC", 5.0)]
+
+
+def test_the_own_test_rows_are_unused_where_others_are_given() -> None:
+    rows = [*given(*RINGS, split="train"), *given("CCF", "CCBr", split="test")]
+    splits = given_splits(Dataset.of(rows), Dataset.of(given("CCO", "N1CCC1")), 0)
+    learnt = {row["canonical"] for row in (*splits.train, *splits.validation)}
+    assert {row["canonical"] for row in splits.test} == {"CCO", "C1CNC1"}
+    assert not learnt & {"CCF", "CCBr", "C1CNC1"}
+    assert len(learnt) == 9
+    assert any(line.startswith("unused=2 rows") for line in splits.notes)
+
+
+def test_the_row_numbers_of_a_part_are_those_of_the_data() -> None:
+    rows = [*given(*RINGS, split="train"), *given("CCCl", "C(", split="test")]
+    splits = given_splits(Dataset.of(rows), None, 0)
+    assert any(line.startswith("left out in test=1 rows") and "row 12" in line for line in splits.notes)

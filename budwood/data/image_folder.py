@@ -4,10 +4,10 @@ flowers/daisy/1.jpg                 flowers/train/daisy/1.jpg
 flowers/tulip/2.jpg                 flowers/test/tulip/2.jpg
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 from budwood.core.errors import DataError
 from budwood.core.task import Row
@@ -20,6 +20,12 @@ __all__ = ["ImageFolder"]
 
 MAX_WRAPPERS = 3
 """Folders that hold nothing but one folder, as archives leave them."""
+
+
+class ClassFolder(NamedTuple):
+    split: str | None
+    label: str
+    folder: Path
 
 
 @final
@@ -43,6 +49,7 @@ class ImageFolder(Collection):
             raise DataError(
                 "the images have no labels", where=str(path), fix="put each class into a folder of its name"
             )
+        refuse_unlabelled_splits(folders)
         items = [item for split, label, folder in folders for item in items_of(path, folder, label, split)]
         splits = sorted({str(split) for split, _, _ in folders if split})
         notes = [note("labels", "folder names", f"{len({label for _, label, _ in folders})} folders")]
@@ -58,25 +65,47 @@ class ImageFolder(Collection):
         return [{"image": str(file.absolute())} for file in files]
 
 
-def class_folders(path: Path) -> list[tuple[str | None, str, Path]]:
-    """(split, label, folder) of every class folder; nothing when the folder is of another kind."""
+def class_folders(path: Path) -> list[ClassFolder]:
+    """Every class folder; nothing when there are fewer than two classes, or the folder is of another kind."""
     for _ in range(MAX_WRAPPERS):
+        if splits := split_folders(path):
+            # A split may lack a class, so the classes are counted over all of them.
+            found = [ClassFolder(split, each.name, each) for folder, split in splits.items() for each in filled(folder)]
+        else:
+            found = [ClassFolder(None, each.name, each) for each in filled(path)]
         below = sub_folders(path)
-        splits = {folder: SPLITS[folder.name.lower()] for folder in below if folder.name.lower() in SPLITS}
-        if splits and len(splits) == len(below):
-            return [(split, *item) for folder, split in splits.items() for item in labelled(folder)]
-        if found := labelled(path):
-            return [(None, *item) for item in found]
-        if len(below) != 1:
+        if len({each.label for each in found}) > 1:
+            return found
+        if splits or len(below) != 1:
             return []
         path = below[0]
     return []
 
 
-def labelled(path: Path) -> list[tuple[str, Path]]:
-    """Class folders of one split: at least two, each with an image directly in it or one folder down."""
-    folders = [folder for folder in sub_folders(path) if has_image(folder)]
-    return [(folder.name, folder) for folder in folders] if len(folders) > 1 else []
+def split_folders(path: Path) -> dict[Path, str]:
+    """The folders below and the splits that they name; nothing unless all of them name one."""
+    below = sub_folders(path)
+    named = {folder: SPLITS[folder.name.lower()] for folder in below if folder.name.lower() in SPLITS}
+    return named if len(named) == len(below) else {}
+
+
+def refuse_unlabelled_splits(folders: Sequence[ClassFolder]) -> None:
+    """Refuse a split without labels, which would be left out unseen. Raises DataError."""
+    if folders[0].split is None:
+        return
+    known = {each.folder.parent for each in folders}
+    for folder in split_folders(folders[0].folder.parent.parent):
+        if folder not in known:
+            raise DataError(
+                f"the folder {folder.name!r} has no labelled images",
+                where=str(folder),
+                fix="put each class of it into a folder of its name, or move the folder away",
+            )
+
+
+def filled(path: Path) -> list[Path]:
+    """Folders below with an image directly in them or one folder down."""
+    return [folder for folder in sub_folders(path) if has_image(folder)]
 
 
 def sub_folders(path: Path) -> list[Path]:

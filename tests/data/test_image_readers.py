@@ -1,6 +1,7 @@
 """Readers of images: class folders, tables of file names, arrays; a broken file is left out and named."""
 
 import hashlib
+import shutil
 
 import numpy as np
 import pictures
@@ -39,6 +40,35 @@ def test_folders_name_the_splits(tmp_path):
     found = read_dataset(folder).dataset.rows
     assert sorted({row["split"] for row in found}) == ["test", "train", "validation"]
     assert [sum(row["split"] == split for row in found) for split in ("train", "validation", "test")] == [9, 6, 3]
+
+
+def test_one_class_is_enough_within_a_split(tmp_path):
+    folder = pictures.folder(tmp_path / "shots", splits={"train": 2, "test": 2})
+    for label in CLASSES[1:]:
+        shutil.rmtree(folder / "test" / label)
+    rows = read_dataset(folder).dataset.rows
+    assert [(row["split"], row["label"]) for row in rows if row["split"] == "test"] == [("test", CLASSES[0])] * 2
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_split_folder_without_labelled_images_is_refused(tmp_path, flat):
+    folder = pictures.folder(tmp_path / "archive" / "shots", splits={"train": 2})
+    (folder / "test").mkdir()
+    if flat:
+        pictures.scene("dark", 1).save(folder / "test" / "1.jpg")
+    with pytest.raises(DataError, match="'test' has no labelled images") as caught:
+        read_dataset(tmp_path / "archive")
+    assert str(folder / "test") in caught.value.where
+    assert "folder of its name" in caught.value.fix
+
+
+def test_images_beside_their_annotations_are_no_classes(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split / "images").mkdir(parents=True)
+        (tmp_path / split / "labels").mkdir()
+        pictures.scene("dark", 0).save(tmp_path / split / "images" / "1.jpg")
+        (tmp_path / split / "labels" / "1.txt").write_text("0 0.5 0.5 1 1")
+    assert not ImageFolder().claims(tmp_path)
 
 
 def test_a_wrapping_folder_and_junk_do_not_matter(tmp_path):

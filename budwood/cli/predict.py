@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from budwood.cli.answers import Part
 
 SHOWN_CHARACTERS = 80
+INPUTS = ("text", "image", "smiles")
+"""Where an input stands in its answer."""
 
 
 def predict(
@@ -96,15 +98,19 @@ def give(screen: Screen, answers: "Iterable[Mapping[str, Any]]", out: Path | Non
 
 
 def show(screen: Screen, answers: "Iterable[Mapping[str, Any]]") -> None:
-    """A line an answer: the label, how sure the model is, and the input."""
+    """A line an answer: the label or value, how sure the model is, and the input; what was written as it is."""
+    from budwood.core.task import brief
+
     for answer in answers:
         if "error" in answer:
             screen.note(f"no answer: {answer['error']}")
             continue
-        names = answer["labels"] if "labels" in answer else [answer["label"]]
         score = answer.get("score")
         sure = "" if score is None else f"{100 * score:5.1f} %  "
         truncated = "  (cut)" if answer.get("truncated") else ""
-        text = " ".join(str(answer.get("text", answer.get("image", ""))).split())
+        if "finish_reason" in answer:
+            screen.line(f"{answer['text']}{truncated}")
+            continue
+        text = " ".join(str(next((answer[name] for name in INPUTS if name in answer), "")).split())
         shown = text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
-        screen.line(f"{', '.join(names) or '(none)':<24} {sure}{shown}{truncated}")
+        screen.line(f"{brief(answer):<24} {sure}{shown}{truncated}")

@@ -10,7 +10,9 @@ import os
 import re
 import stat
 import struct
+import threading
 import zlib
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +48,9 @@ Source = bytes | str | Path
 MAX_BYTES = 32 << 20
 MAX_PIXELS = 1 << 26
 """67 megapixels, more than phones take: 200 MB in memory. A small file can promise far more (a decompression bomb)."""
+LARGE_PIXELS = 1 << 22
+ONE_LARGE = threading.Lock()
+"""Images above so many pixels are decoded one at a time: a few kilobytes can ask for half a gigabyte each."""
 MAX_ASPECT = 100
 """Longer side by shorter side; resizing by the shorter side would blow a thin strip up to gigabytes."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -114,8 +119,10 @@ def open_image(source: Source, at_least: int = 0) -> Image.Image:
     try:
         if at_least and format_name == "JPEG":
             image.draft("RGB", (at_least, at_least))
-        image.load()
-        return to_rgb(upright(image))
+        large = image.width * image.height > LARGE_PIXELS
+        with ONE_LARGE if large else nullcontext():
+            image.load()
+            return to_rgb(upright(image))
     except DataError as error:
         raise DataError(error.cause, where=label(source), fix=error.fix) from error
     except BROKEN as error:
@@ -219,8 +226,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise DataError("the image has 32-bit pixels", fix="save it with 8 or 16 bits a channel")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(ground, image).convert("RGB")
+        ground = Image.new("RGB", image.size, (255, 255, 255))
+        ground.paste(image, mask=image.getchannel("A"))
+        return ground
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

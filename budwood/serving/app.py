@@ -75,6 +75,8 @@ class App:
             logger.exception("request %s failed: %s", request.id.decode(), type(error).__name__, exc_info=False)
             kind, body = render(HttpError(500, "internal error"), dialect_of(request.path), request.id.decode())
             response = Response(body, 500, kind)
+        finally:
+            request.release()
         more = CLOSING if service.draining else ()
         await send_response(send, request, response, more)
         if route is not None and route.infers:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -83,6 +83,7 @@ class Job:
         if not self.stopped.is_set():
             self.stopped.set()
             if not self.started:
+                self.desk.withdraw(self)
                 self.desk.leave(self)
 
     def __aiter__(self) -> Self:
@@ -144,6 +145,11 @@ class Desk:
             job.events.put_nowait(HttpError(504, f"not begun within {self.limits.text_seconds:g} seconds"))
             job.stop()
 
+    def withdraw(self, job: Job) -> None:
+        """Take a job out of the queue, so that what nobody waits for holds no memory."""
+        with self.change, suppress(ValueError):
+            self.waiting.remove(job)
+
     def leave(self, job: Job) -> None:
         """Give back a job's room, and tell its reader that nothing more comes."""
         if not job.done:
@@ -156,7 +162,8 @@ class Desk:
             job.events.put_nowait(END)
 
     def finish(self, job: Job, seconds: float) -> None:
-        self.seconds_per_text += 0.3 * (seconds / job.texts - self.seconds_per_text)
+        if not job.stopped.is_set():  # a text that was broken off tells nothing of the pace
+            self.seconds_per_text += 0.3 * (seconds / job.texts - self.seconds_per_text)
         self.leave(job)
 
     def close(self) -> None:

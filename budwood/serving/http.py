@@ -42,7 +42,7 @@ class Response:
 class Request:
     """One HTTP request. `model` is set by the handler that finds it; errors and figures then carry its name."""
 
-    __slots__ = ("headers", "id", "model", "parameters", "path", "receive", "scope")
+    __slots__ = ("headers", "id", "model", "parameters", "path", "receive", "reserved", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, model: Model, ids: Iterator[bytes]) -> None:
         self.scope = scope
@@ -51,6 +51,7 @@ class Request:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.parameters: dict[str, str] = {}
         self.model = model
+        self.reserved = 0
         given = self.headers.get(b"x-request-id")
         # The caller's id is kept when it is harmless in logs and headers.
         self.id = given if given is not None and REQUEST_ID.fullmatch(given) else next(ids)
@@ -76,6 +77,19 @@ class Request:
             raise HttpError(415, "send content-type: application/json", headers=((b"accept", b"application/json"),))
         return await self.body(limits)
 
+    def reserve(self, size: int, limits: Limits) -> None:
+        """Count a long body until `release`. Raises HttpError 503 when too many are held."""
+        if size > limits.body_bytes:
+            if LONG_BODIES[0] + size > limits.bodies_bytes:
+                raise HttpError(503, "too many large requests at the same time", retry_after=1, close=True)
+            self.reserved = size
+            LONG_BODIES[0] += size
+
+    def release(self) -> None:
+        """The request is answered."""
+        LONG_BODIES[0] -= self.reserved
+        self.reserved = 0
+
     async def body(self, limits: Limits) -> bytes:
         """The whole body.
 
@@ -90,6 +104,8 @@ class Request:
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared[:20]) > longest:
             raise too_large(longest)
+        if longest > limits.body_bytes:
+            self.reserve(int(declared[:20]) or longest, limits)
         message = await self.receive()
         parts: list[bytes] = [message.get("body", b"")]
         size = len(parts[0])
@@ -102,6 +118,10 @@ class Request:
         if size > longest:
             raise too_large(longest)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+LONG_BODIES = [0]
+"""Bytes of the long bodies that this process holds; all handlers run in one thread."""
 
 
 class Disconnected(Exception):

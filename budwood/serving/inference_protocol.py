@@ -83,9 +83,9 @@ def named(service: Service, request: Request) -> Model:
 
 def offered(task: Task) -> tuple[str, ...]:
     """The output tensors of a task: those that every answer of it has."""
-    properties = task.answer_schema().get("properties", {})
-    several = getattr(task, "multi_label", False)
-    return (*(name for name in ("label", "score") if name in properties and not several), "answer")
+    required = task.answer_schema().get("required", ())
+    single = task.to_json().get("multi_label") is False
+    return (*(name for name in ("label", "score") if name in required or single), "answer")
 
 
 def wanted_outputs(task: Task, outputs: Any) -> list[str]:

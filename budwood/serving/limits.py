@@ -13,6 +13,10 @@ class Limits:
 
     body_bytes: int = 1 << 20
     """A longer request body is refused with 413, unless the model's task asks for more (images: 32 MiB)."""
+    long_body_values: int = 10_000
+    """Commas and brackets in a JSON body that is longer than `body_bytes`; more are refused with 413."""
+    bodies_bytes: int = 256 << 20
+    """Bodies longer than `body_bytes` that one worker holds at the same time, together; beyond it 503."""
     header_bytes: int = 32 << 10
     """Longer request headers, all together, are refused with 431."""
     items: int = 256

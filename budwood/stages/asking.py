@@ -14,7 +14,7 @@ from budwood.core.errors import BundleError, DataError, NotFoundError, UsageErro
 from budwood.core.recipe import Recipe
 from budwood.core.step import Context, Progress
 from budwood.core.store import Entry, Store
-from budwood.core.task import Row, Task
+from budwood.core.task import Row, Task, brief
 from budwood.engine.measure import Scores, score
 from budwood.engine.predictor import Predictor, task_of
 from budwood.engine.reading import read_dataset, read_inputs
@@ -134,10 +134,11 @@ def checked(task: Task, item: Any, where: str) -> Row:
 
 def chunked(bundle: Bundle, rows: Sequence[Row], top: int) -> Iterator[Mapping[str, Any]]:
     remaining = iter(rows)
+    fields = task_of(bundle).inputs
     with closing(Predictor.open(bundle)) as predictor:
         while chunk := list(islice(remaining, CHUNK)):
             for row, answer in zip(chunk, tolerant(predictor, chunk, top), strict=True):
-                shown = {name: value for name, value in row.items() if not isinstance(value, bytes)}
+                shown = {name: row[name] for name in fields if isinstance(row.get(name), str)}
                 yield {**shown, **answer}
 
 
@@ -168,9 +169,9 @@ def compare_models(
         {
             "row": i + 1,
             field: row[field],
-            "label": row["label"],
-            "a": best(first.answers[i]),
-            "b": best(second.answers[i]),
+            "label": row.get("label"),
+            "a": brief(first.answers[i]),
+            "b": brief(second.answers[i]),
         }
         for i, row in enumerate(dataset.rows)
         if first.per_row[i] != second.per_row[i]
@@ -189,10 +190,6 @@ def compare_models(
             name: seen for name, entry in (("a", a), ("b", b)) if (seen := rows_seen(entry, dataset, store)) is not None
         },
     )
-
-
-def best(answer: Mapping[str, Any]) -> Any:
-    return answer["label"] if "label" in answer else answer["labels"]
 
 
 def export_model(entry: Entry, out: Path, format: str, store: Store, progress: Progress) -> Path:

@@ -75,7 +75,7 @@ class TextGeneration(Task):
         if not isinstance(item, Mapping):
             raise DataError("each input must be an object", where="input", fix=FIX)
         if item.get("measure") is True:
-            return {name: part(item, name) for name in MEASURED if name in item}
+            return measured(item)
         known = [field.name for field in fields(Sampling)]
         for name in item:
             if name not in (*known, "text", "messages"):
@@ -251,6 +251,19 @@ class TextGeneration(Task):
         pair = {"prompt": "Where is my parcel?\n", "completion": "It is on its way."}
         rows = [{"text": pair["prompt"] + pair["completion"], **pair}] * 4
         return cls("completions"), [dict(row) for row in rows]
+
+
+def measured(item: Mapping[Any, Any]) -> Row:
+    """A text, or messages, whose likelihood is asked for. Raises DataError naming the field."""
+    for name in item:
+        if name not in (*MEASURED, "measure"):
+            raise DataError(f"unknown field {name!r}", where=str(name), fix=f"known: {', '.join(MEASURED)}")
+    if not {"text", "messages"} & set(item):
+        raise DataError("text is missing", where="text", fix=FIX)
+    if ("prompt" in item) != ("completion" in item):
+        lacking = "completion" if "prompt" in item else "prompt"
+        raise DataError(f"{lacking} is missing", where=lacking, fix="send both, beside text")
+    return {name: part(item, name) for name in MEASURED if name in item}
 
 
 def sampling(options: Mapping[str, Any]) -> Sampling:

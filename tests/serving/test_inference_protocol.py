@@ -115,3 +115,13 @@ def test_the_list_of_models_is_openais(client: httpx.Client) -> None:
     assert {"id": "tiny", "object": "model", "owned_by": "budwood"}.items() <= listed["data"][0].items()
     missing = client.get("/v1/nothing")
     assert (missing.status_code, missing.json()["error"]["type"]) == (404, "invalid_request_error")
+
+
+def test_only_outputs_that_every_answer_has_are_offered() -> None:
+    from budwood.serving.inference_protocol import offered
+    from budwood.tasks.molecule_property import MoleculeProperty
+    from budwood.tasks.text_classification import TextClassification
+
+    assert offered(TextClassification(("a", "b"))) == ("label", "score", "answer")
+    assert offered(TextClassification(("a", "b"), multi_label=True)) == ("answer",)
+    assert offered(MoleculeProperty("regression", ranges=((0.0, 1.0),))) == ("answer",)

@@ -84,6 +84,9 @@ def test_long_texts_are_cut_and_say_so(folder, runtime):
         ({"text": "\ud800"}, "text"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages"),
+        ({"measure": True}, "text"),
+        ({"measure": True, "text": "a", "prompt": "b"}, "completion"),
+        ({"measure": True, "text": "a", "seed": 3}, "seed"),
     ],
 )
 def test_a_wrong_request_names_its_field(item, where):

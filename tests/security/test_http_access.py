@@ -40,8 +40,9 @@ def ask(url: str, route: Route, headers: dict[str, str]) -> httpx.Response:
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_every_route_with_and_without_a_key(guarded: tuple[Handle, str, Path], route: Route) -> None:
     handle, key, _ = guarded
-    assert ask(handle.url, route, {"authorization": f"Bearer {key}"}).status_code == 200
-    assert ask(handle.url, route, {"x-api-key": key}).status_code == 200
+    known = 404 if route.shape in ("completion", "chat") else 200  # this server has no model that writes
+    assert ask(handle.url, route, {"authorization": f"Bearer {key}"}).status_code == known
+    assert ask(handle.url, route, {"x-api-key": key}).status_code == known
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {key}"}, {"x-api-key": key[:-1]}):
         reply = ask(handle.url, route, headers)
         assert reply.status_code == (200 if route.path in OPEN else 401)

@@ -5,7 +5,7 @@ python -m budwood.engine.screening_worker    # one JSON line in (the opening, th
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -17,7 +17,7 @@ from budwood.core.errors import UsageError
 from budwood.core.task import Arrays, Calibration
 from budwood.engine.molecule_domain import Domain, pack
 from budwood.engine.molecule_inputs import Inputs, encode_prepared, open_tokenizer
-from budwood.engine.molecules import canonical, fingerprints, keys, prepared
+from budwood.engine.molecules import Prepared, canonical, fingerprints, keys, prepared
 from budwood.engine.predictor import Predictor
 
 __all__ = ["Opening", "Scorer"]
@@ -70,7 +70,8 @@ class Scorer:
 
         Returns:
             `ranks`: the value that is sorted by, greater is better, None for what is no molecule; `best`: number in the
-            chunk, value, uncertainty, canonical SMILES and the domain facts of up to `top` molecules.
+            chunk, value, uncertainty, canonical SMILES and the domain facts of up to `top` molecules, and of their
+            repeats in between.
         """
         found = [prepared(text) for text in smiles]
         valid = [number for number, item in enumerate(found) if item is not None]
@@ -80,26 +81,40 @@ class Scorer:
         molecules = [item for item in found if item is not None]
         outputs = self.predictor.runtime.run(encode_prepared(molecules, self.inputs, self.tokenizer))
         values = self.task.values(outputs, self.predictor.calibration)[:, self.column]
-        order = np.argsort(-self.sign * values, kind="stable")[: self.top]
-        chosen = [int(i) for i in order if self.sign * values[i] >= floor]
+        chosen = self.choose(molecules, self.sign * values, floor)
         for number, value in zip(valid, values, strict=True):
             ranks[number] = float(self.sign * value)
         spread = outputs["spread"][:, self.column] if "spread" in outputs else np.zeros(len(values))
-        facts = self.describe([molecules[i].molecule for i in chosen])
+        distinct: dict[str, Any] = {}
+        for i, text in chosen.items():
+            distinct.setdefault(text, molecules[i].molecule)
+        facts = self.describe(distinct)
         best = [
-            {"number": valid[i], "value": float(values[i]), "uncertainty": float(spread[i]), **fact}
-            for i, fact in zip(chosen, facts, strict=True)
+            {"number": valid[i], "value": float(values[i]), "uncertainty": float(spread[i]), **facts[text]}
+            for i, text in chosen.items()
         ]
         return {"ranks": ranks, "best": best}
 
-    def describe(self, molecules: Sequence[Any]) -> list[dict[str, Any]]:
-        texts = [canonical(molecule) for molecule in molecules]
-        facts: list[dict[str, Any]] = [{"canonical": text} for text in texts]
+    def choose(self, molecules: Sequence[Prepared], ranks: NDArray[np.float64], floor: float) -> dict[int, str]:
+        """Places of the best, in order, and their canonical SMILES, until there are `top` different molecules."""
+        chosen: dict[int, str] = {}
+        distinct: set[str] = set()
+        for i in np.argsort(-ranks, kind="stable").tolist():
+            if len(distinct) == self.top or not ranks[i] >= floor:
+                break
+            chosen[i] = canonical(molecules[i].molecule)
+            distinct.add(chosen[i])
+        return chosen
+
+    def describe(self, molecules: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """What is said of each molecule, by its canonical SMILES."""
+        facts: dict[str, dict[str, Any]] = {text: {"canonical": text} for text in molecules}
         if self.domain is None or not molecules:
             return facts
-        counts = fingerprints(molecules)
+        counts = fingerprints(list(molecules.values()))
         assert pack(counts).shape[1] == self.domain.bits.shape[1]
-        return [fact | near for fact, near in zip(facts, self.domain.describe(counts, keys(texts)), strict=True)]
+        near = self.domain.describe(counts, keys(list(molecules)))
+        return {text: facts[text] | fact for text, fact in zip(molecules, near, strict=True)}
 
     def close(self) -> None:
         self.predictor.close()

@@ -67,6 +67,21 @@ def test_the_best_are_those_that_predict_would_put_first(model: Bundle, tmp_path
     assert found.enrichment == {}
 
 
+def test_repeats_take_no_place_in_the_list(model: Bundle, tmp_path: Path) -> None:
+    texts = [row["smiles"] for row in compounds.rows()]
+    best = screen(model, open_library(library(tmp_path)), top=3, work=tmp_path / "one").rows
+    path = tmp_path / "repeats.smi"
+    path.write_text("\n".join([best[0]["smiles"]] * 6 + texts) + "\n")  # a chunk has ten records
+    found = screen(model, open_library(path), top=3, work=tmp_path / "two")
+    assert [row["smiles"] for row in found.rows] == [row["smiles"] for row in best]
+    alone = tmp_path / "alone.smi"
+    alone.write_text("\n".join([best[0]["smiles"]] * 5 + [best[1]["smiles"], "C" * 20]) + "\n")
+    found = screen(model, open_library(alone), top=3, work=tmp_path / "three")
+    assert [row["row"] for row in found.rows] == [1, 6, 7]
+    assert found.repeated == 4
+    assert all("in_domain" in row for row in found.rows)
+
+
 def test_processes_find_the_same_list(model: Bundle, tmp_path: Path) -> None:
     path = library(tmp_path)
     alone = screen(model, open_library(path), top=5, work=tmp_path / "one", workers=0)

@@ -4,6 +4,8 @@ image,label                      photos/labels.csv
 photos/1.jpg,kitchen             photos/photos/1.jpg
 """
 
+import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +15,16 @@ from budwood.core.errors import DataError
 from budwood.core.task import Row
 from budwood.engine.collection import Collection
 from budwood.engine.columns import choose_columns
-from budwood.engine.image_rows import Item, image_files, is_image_name, naming_table, reading_of
-from budwood.engine.reading import Reading, Source, describe, read_source, typed_rows
+from budwood.engine.image_rows import HEAD, Item, image_files, is_image_name, naming_table, reading_of
+from budwood.engine.reading import Reading, Source, describe, read_source, reader_of, typed_rows
 from budwood.engine.table import Place, Table, note
 
 __all__ = ["ImageTable"]
 
 TRIED = 50
 """Cells of a column that are looked at."""
+LISTED = 3
+"""Images of one name that are named."""
 
 
 @final
@@ -30,7 +34,7 @@ class ImageTable(Collection):
         """Whether the path is a table, or a folder with one table, that names existing image files."""
         table = naming_table(path)
         try:
-            return table is not None and image_column(read(table).table, table.parent) is not None
+            return table is not None and image_column(head_of(table), table.parent) is not None
         except DataError:
             return False  # the readers of tables say what is wrong with it
 
@@ -45,26 +49,43 @@ class ImageTable(Collection):
             place, name = Place(source.path.name, number), str(row["text"])
             if row["label"] == "":
                 refused.append((place, "there is no label"))
-            elif name not in files:
-                refused.append((place, f"there is no image {name!r} beside the table"))
+            elif len(found := files[name]) != 1:
+                refused.append((place, problem(name, found, source.path.parent)))
             else:
-                items.append(Item(files[name], place, {key: value for key, value in row.items() if key != "text"}))
+                items.append(Item(found[0], place, {key: value for key, value in row.items() if key != "text"}))
         notes = [*source.table.notes, note("input", column, "it names image files"), *columns.notes, *more]
         facts = {"sources": [describe(source)], "target": columns.target, "group": columns.group}
         return reading_of(items, source.path, notes, facts | {"input": [column]}, refused)
 
     def inputs(self, path: Path, input: str | None) -> list[Row]:
+        """One row for each name, in their order; an image that is missing is found when its turn comes.
+
+        Raises:
+            DataError: a name leads out of the table's folder, or several images have it.
+        """
         source, column = self.source(path, input)
+        folder = source.path.parent
         names = [str(row[column] or "") for row in source.table.rows]
-        files = found_files(source.path.parent, names)
-        return [{"image": str(files.get(name, source.path.parent / Path(name).name).absolute())} for name in names]
+        files = found_files(folder, names)
+        for name, number in zip(names, source.table.numbers, strict=True):
+            if len(files[name]) > 1 or not is_inside(name):
+                raise DataError(
+                    problem(name, files[name], folder),
+                    where=f"{source.path.name}: row at line {number}",
+                    fix="write the name of the file as it is seen from the table's folder",
+                )
+        return [{"image": str((files[name] or [folder / name])[0].absolute())} for name in names]
 
     def source(self, path: Path, input: str | None) -> tuple[Source, str]:
         """The table, and the column that names the images."""
         table = naming_table(path)
         assert table is not None  # read and inputs follow claims
-        source = read(table)
-        column = image_column(source.table, table.parent)
+        source = read_source(table, None, skip_bad=True)
+        head = head_of(table)
+        claimed = image_column(head, table.parent)
+        # By its place: with all rows at hand the header may be told otherwise than from the head alone.
+        here = slice(None, 0) if claimed is None else slice(head.columns.index(claimed), None)
+        column = next(iter(source.table.columns[here]), None)
         if column is None or (input and input != column):
             raise DataError(
                 f"column {input or ''!r} does not name image files",
@@ -74,8 +95,25 @@ class ImageTable(Collection):
         return source, column
 
 
-def read(table: Path) -> Source:
-    return read_source(table, None, skip_bad=True)
+def head_of(path: Path) -> Table:
+    """The rows that stand whole in the first bytes. Raises DataError when there are none."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(HEAD)
+    except OSError as error:
+        raise DataError(f"it cannot be read: {error.strerror}", where=str(path), fix="check it with `ls -l`") from error
+    if len(content) == HEAD:
+        content = content[: last_whole_line(content)]
+    return reader_of(path, content).read(content, path.name, skip_bad=True)
+
+
+def last_whole_line(content: bytes) -> int:
+    """Where the last line ends, not counting lines within an open quote; 0 when no line ends."""
+    start, quotes, end = 0, 0, 0
+    while (stop := content.find(b"\n", start) + 1) > 0:
+        quotes += content.count(b'"', start, stop)
+        start, end = stop, stop if quotes % 2 == 0 else end
+    return end or start
 
 
 def image_column(table: Table, folder: Path) -> str | None:
@@ -84,19 +122,37 @@ def image_column(table: Table, folder: Path) -> str | None:
     for column in table.columns:
         cells = [str(row[column] or "") for row in table.rows[::step]]
         named = [cell for cell in cells if is_image_name(cell)]
-        if 2 * len(named) > len(cells) and found_files(folder, named):
+        if 2 * len(named) > len(cells) and any(found_files(folder, named).values()):
             return column
     return None
 
 
-def found_files(folder: Path, names: Sequence[str]) -> Mapping[str, Path]:
-    """The files of those names: relative to the table, or, where none is, anywhere below its folder.
+def found_files(folder: Path, names: Sequence[str]) -> Mapping[str, Sequence[Path]]:
+    """The files of each name: the one relative to the table, or, where none is, all below its folder that end so.
 
     Names that lead out of the folder are not followed.
     """
-    inside = [name for name in names if name and not Path(name).is_absolute() and ".." not in Path(name).parts]
-    direct = {name: folder / name for name in inside if (folder / name).is_file()}
-    if direct or not inside:
-        return direct
-    below = {file.name: file for file in image_files(folder)}
-    return {name: below[Path(name).name] for name in inside if Path(name).name in below}
+    files = {name: [folder / name] if is_inside(name) and os.path.isfile(folder / name) else [] for name in names}
+    below: dict[str, list[Path]] = defaultdict(list)
+    if any(is_inside(name) for name, own in files.items() if not own):
+        for file in image_files(folder):
+            below[file.name].append(file)
+    for name, own in files.items():
+        if not own and is_inside(name):
+            parts = Path(name).parts
+            own += [file for file in below.get(Path(name).name, []) if file.parts[-len(parts) :] == parts]
+    return files
+
+
+def is_inside(name: str) -> bool:
+    return bool(name) and not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def problem(name: str, found: Sequence[Path], folder: Path) -> str:
+    """Why a name gives no image."""
+    if found:
+        listed = ", ".join(file.relative_to(folder).as_posix() for file in found[:LISTED])
+        return f"{len(found)} images are called {name!r}: {listed}"
+    if name and not is_inside(name):
+        return f"{name!r} leads out of the folder of the table"
+    return f"there is no image {name!r} beside the table"

@@ -9,6 +9,7 @@ import pytest
 
 from budwood.core import registry
 from budwood.core.errors import DataError
+from budwood.data.csv import Csv
 from budwood.data.image_folder import ImageFolder
 from budwood.data.image_table import ImageTable
 from budwood.data.npz import Npz
@@ -152,6 +153,74 @@ def test_missing_images_and_names_that_lead_out_are_left_out(tmp_path):
     reading = read_dataset(table(folder, lines))
     assert len(reading.dataset) == 3
     assert [place.number for place, _ in reading.skipped] == [5, 6]
+
+
+def scenes(folder, *names):
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pictures.scene("dark", number).save(folder / name)
+    return [str(folder / name) for name in names]
+
+
+def test_equal_file_names_are_told_apart_by_their_folders(tmp_path):
+    files = scenes(tmp_path, "images/cat/0.png", "images/dog/0.png")
+    path = table(tmp_path, ["image,label", "cat/0.png,cat", "dog/0.png,dog"])
+    assert [(row["image"], row["label"]) for row in read_dataset(path).dataset] == [
+        (files[0], "cat"),
+        (files[1], "dog"),
+    ]
+    assert [row["image"] for row in read_inputs(path)] == files
+
+
+def test_each_name_is_found_by_itself(tmp_path):
+    files = scenes(tmp_path, "direct.png", "images/below.png")
+    path = table(tmp_path, ["image,label", "direct.png,a", "below.png,b"])
+    assert [row["image"] for row in read_dataset(path).dataset] == files
+
+
+def test_a_name_that_two_files_have_is_left_out(tmp_path):
+    files = scenes(tmp_path, "images/cat/0.png", "images/dog/0.png", "images/dog/1.png")
+    path = table(tmp_path, ["image,label", "0.png,cat", "1.png,dog"])
+    reading = read_dataset(path)
+    assert [row["image"] for row in reading.dataset] == files[2:]
+    ((place, why),) = reading.skipped
+    assert place.number == 2
+    assert "2 images" in why
+    assert "images/cat/0.png" in why
+    with pytest.raises(DataError, match="2 images") as caught:
+        read_inputs(path)
+    assert "line 2" in caught.value.where
+
+
+def test_names_to_predict_never_become_other_images(tmp_path):
+    scenes(tmp_path, "set/0.png", "set/1.png", "0.png")
+    lines = ["image,label", "0.png,a", "1.png,b", "gone/0.png,a"]
+    assert read_inputs(table(tmp_path / "set", lines))[2]["image"] == str(tmp_path / "set" / "gone" / "0.png")
+    with pytest.raises(DataError, match="leads out"):
+        read_inputs(table(tmp_path / "set", [*lines, "../0.png,b"]))
+
+
+def test_a_long_table_is_claimed_by_its_head(tmp_path, monkeypatch):
+    scenes(tmp_path, "0.png")
+    rows = [f'0.png,"two\nlines and ""quotes""",{"ab"[i % 2]}' for i in range(3000)]
+    path = table(tmp_path, ["image,caption,label", *rows])
+    text = ["text,label", *(f'"I sent photo.jpg, number {i},\nto you",{"ab"[i % 2]}' for i in range(3000))]
+    tickets = table(tmp_path, text, "tickets.csv")
+    sizes = []
+    read = Csv.read
+    monkeypatch.setattr(
+        Csv, "read", lambda self, content, *a, **k: sizes.append(len(content)) or read(self, content, *a, **k)
+    )
+    assert ImageTable().claims(path)
+    assert not ImageTable().claims(tickets)
+    assert len(sizes) == 2
+    assert max(sizes) <= 1 << 16
+    assert len(ImageTable().inputs(path, None)) == 3000
+
+
+def test_a_text_that_ends_like_an_image_is_no_file(tmp_path):
+    lines = ["text,label", *(f"{'long ' * 100}{i} photo.jpg,{'ab'[i % 2]}" for i in range(9))]
+    assert not ImageTable().claims(table(tmp_path, lines, "texts.csv"))
 
 
 def test_a_table_of_texts_stays_one(tmp_path):

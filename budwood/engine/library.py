@@ -8,6 +8,7 @@ import gzip
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,7 +52,7 @@ class Library:
         """All records in order; one that cannot be read has empty SMILES, so that records keep their numbers.
 
         Raises:
-            DataError: a line is longer than any molecule, or the bytes are not text.
+            DataError: a line is longer than any molecule, a quote is not closed in its line, or the bytes are not text.
         """
         with opened(self.path) as file:
             try:
@@ -72,7 +73,7 @@ class Library:
                 yield Record(parts[0], parts[1].strip() if len(parts) > 1 else "", "")
 
     def table(self, file: IO[str]) -> Iterator[Record]:
-        for row in rows_of(bounded(file, self.path), self.delimiter):
+        for row in rows_of(bounded(file, self.path), self.delimiter, self.path):
             yield self.record(row)
 
     def objects(self, file: IO[str]) -> Iterator[Record]:
@@ -108,7 +109,7 @@ def open_library(path: Path, input: str | None = None, target: str | None = None
     delimiter = "\t" if stem.suffix.lower() in (".tsv", ".tab") else ","
     with opened(path) as file:
         head = bounded(file, path)
-        reader = rows_of(head, delimiter) if format == "csv" else (parsed(line) for line in head if line.strip())
+        reader = rows_of(head, delimiter, path) if format == "csv" else (parsed(line) for line in head if line.strip())
         sample = [row for row, _ in zip(reader, range(SAMPLE), strict=False)]
     columns = list(dict.fromkeys(key for row in sample for key in row if isinstance(key, str)))
     smiles = named(input, columns, path, "--input") or find_smiles_column(
@@ -147,17 +148,33 @@ def bounded(file: IO[str], path: Path) -> Iterator[str]:
         yield line
 
 
-def rows_of(lines: Iterator[str], delimiter: str) -> Iterator[dict[str, str]]:
+def rows_of(lines: Iterator[str], delimiter: str, path: Path) -> Iterator[dict[str, str]]:
     """Rows of a table by the names in its first line; missing cells are empty, surplus ones dropped."""
-    reader = csv.reader(lines, delimiter=delimiter)
     header: list[str] | None = None
-    for cells in reader:
+    for cells in cells_of(lines, delimiter, path):
         if not any(cells):
             continue
         if header is None:
             header = [cell.strip() for cell in cells]
         else:
             yield dict(zip(header, cells, strict=False))
+
+
+def cells_of(lines: Iterator[str], delimiter: str, path: Path) -> Iterator[list[str]]:
+    """The cells of each line. A record of several lines is refused: one stray quote would swallow all that follow."""
+    reader = csv.reader(chain(lines, ["\n"]), delimiter=delimiter)  # the end is a line, too, that a quote may swallow
+    while True:
+        line = reader.line_num + 1
+        where, fix = f"{path.name}: line {line}", "close the quote, or write a quote within a cell twice"
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"the row cannot be read: {error}", where=where, fix=fix) from error
+        if cells is None:
+            return
+        if reader.line_num > line:
+            raise DataError("a quote is opened and not closed in its line", where=where, fix=fix)
+        yield cells
 
 
 def parsed(line: str) -> dict[str, Any]:

@@ -163,6 +163,25 @@ def test_what_is_no_library_is_refused(tmp_path: Path, name: str, content: str |
         list(open_library(path).records())
 
 
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        (['"CCO,bad'] + ["CCN,good"] * 300 + ['CCN,"good"'], 2),
+        (["CCN,good"] * 60 + ['CCO,"bad'] + ["CCN,good"] * 20_000, 62),
+        (["CCN,good"] * 60 + ['CCO,"bad'], 62),
+    ],
+    ids=("closed much later", "longer than a field may be", "in the last line"),
+)
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_stray_quote_swallows_no_records(tmp_path: Path, rows: list[str], line: int, end: str) -> None:
+    path = tmp_path / "library.csv"
+    path.write_text("\n".join(["smiles,id", *rows]) + end)
+    with pytest.raises(DataError) as caught:
+        list(open_library(path).records())
+    assert caught.value.where == f"library.csv: line {line}"
+    assert "quote" in caught.value.fix
+
+
 def test_wrong_names_and_numbers_are_refused(model: Bundle, tmp_path: Path) -> None:
     path = library(tmp_path)
     with pytest.raises(NotFoundError):

@@ -19,9 +19,9 @@ ERRORS = (
 )
 HEAVY = ("torch", "transformers", "sklearn", "scipy", "onnxruntime", "pyarrow", "numpy", "pydantic")
 
-ONLY_COMMAND = {"json", "help", "list_bases", "out"}
-"""Flags about how a result is shown, and where it is written."""
-ONLY_PYTHON = {"progress"}
+ONLY_COMMAND = {"json", "help", "list_bases", "out", "no_flip", "rotate", "image_size"}
+"""Flags about how a result is shown, and where it is written; and the fields of tasks, in Python one mapping."""
+ONLY_PYTHON = {"progress", "options"}
 DIFFERENT_BY_NATURE = {
     "models": "the command has sub-commands, the function gives the store",
     "serve": "models are positional in Python",

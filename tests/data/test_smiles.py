@@ -89,3 +89,8 @@ def test_a_library_gives_rows_to_predict_but_none_to_learn(tmp_path: Path) -> No
     assert READER.inputs(path, None) == [{"smiles": "CCO"}, {"smiles": "C("}, {"smiles": "CCN"}]
     with pytest.raises(DataError, match="no labels"):
         READER.read(path, None, None, None)
+
+
+def test_a_table_with_a_cell_too_long_for_a_molecule_is_not_claimed(tmp_path: Path) -> None:
+    text = "text,label\n" + '"' + ("a line of a long letter\n" * 10_000) + '",1\nshort,0\n'
+    assert not READER.claims(write(tmp_path, "letters.csv", text))

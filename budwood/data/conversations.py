@@ -16,7 +16,8 @@ from budwood.core.dataset import Dataset
 from budwood.core.task import Row
 from budwood.engine.collection import Collection
 from budwood.engine.columns import plain_name
-from budwood.engine.reading import SPLIT_FILE, Reading, read_source, split_of
+from budwood.engine.reading import Reading, read_source, split_of
+from budwood.engine.row_roles import SPLIT_FILE, role_columns, with_roles
 from budwood.engine.table import Place
 from budwood.engine.writing_rows import writing_rows
 
@@ -44,7 +45,7 @@ class Conversations(Collection):
         """Rows `{"text", "prompt", "completion"}` or `{"text", "messages"}`, and `split` and `group` where named.
 
         Raises:
-            DataError: a file is broken, a completion is empty, or a message has no known role.
+            DataError: a file is broken, a column is missing, a completion is empty, or a message has no known role.
         """
         rows: list[Row] = []
         places: list[Place] = []
@@ -52,14 +53,12 @@ class Conversations(Collection):
         sources: list[dict[str, Any]] = []
         for file in tables_of(path):
             source = read_source(file, split_of(file, path) if path.is_dir() else None, skip_bad=False)
-            found = writing_rows(source.table, file.name, target=target, input=input)
-            extra: dict[str, Any] = {} if source.split is None else {"split": source.split}
-            by_line = dict(zip(source.table.numbers, source.table.rows, strict=True))
-            for row, number in zip(found.rows, found.numbers, strict=True):
-                own = {"group": str(by_line[number][group])} if group and group in by_line[number] else {}
-                rows.append(dict(row) | extra | own)
-                places.append(Place(file.name, number))
-            notes += [*source.table.notes, *found.notes]
+            roles = role_columns(source.table, file.name, target=target, input=input, group=group)
+            found = writing_rows(roles.without(source.table), file.name, target=target, input=input)
+            made, more = with_roles(found.rows, found.numbers, source.table, roles, source.split)
+            rows += made
+            places += [Place(file.name, number) for number in found.numbers]
+            notes += [*source.table.notes, *found.notes, *more]
             sources.append({"path": str(file), "sha256": source.sha256, "bytes": source.bytes, "split": source.split})
         facts = {"sources": sources, "input": ["text"], "target": target, "group": group, "rows": len(rows)}
         names = tuple(Path(item["path"]).name for item in sources)

@@ -13,7 +13,8 @@ from budwood.core.errors import DataError
 from budwood.core.task import Row
 from budwood.engine.collection import Collection
 from budwood.engine.image_rows import Item, image_files, is_image_name, naming_table, reading_of
-from budwood.engine.reading import SPLITS, Reading
+from budwood.engine.reading import Reading
+from budwood.engine.row_roles import SPLITS
 from budwood.engine.table import Place, note
 
 __all__ = ["ImageFolder"]

@@ -158,7 +158,7 @@ def values_of(cells: Sequence[Value]) -> list[Any]:
 def typed(source: "Source", smiles: str, group: str | None, labels: Sequence[Any]) -> Kept:
     """The rows with a molecule and a label; the others with the reason why they are left out."""
     from budwood.engine.molecules import prepared, problem, quoted
-    from budwood.engine.reading import named_splits
+    from budwood.engine.row_roles import named_splits
 
     table = source.table
     splits = named_splits(table.rows, "split" if "split" in table.columns else None)

@@ -5,7 +5,6 @@ Use `read_dataset` for labelled rows and `read_inputs` for rows to predict.
 
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,24 +18,13 @@ from budwood.core.task import Row
 from budwood.engine.collection import collection_of
 from budwood.engine.columns import Columns, choose_columns
 from budwood.engine.label_cells import Label, to_labels
+from budwood.engine.row_roles import SPLIT_FILE, SPLITS, RoleColumns, role_columns, with_roles
 from budwood.engine.table import CELL_LIMIT, Place, Reader, Table, Value, note
 from budwood.engine.table_kinds import RowMaker, row_maker
 
 __all__ = ["Reading", "named_files", "read_dataset", "read_inputs", "reader_of"]
 
 MAX_BYTES = 2 << 30
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "dev": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
-}
-"""What files, folders and the values of a column named `split` are called, and the split they mean."""
-SPLIT_FILE = re.compile(rf"({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?:[-_.]?\d.*)?", re.IGNORECASE)
 LISTED = 10
 """Bad rows that an error names."""
 
@@ -103,7 +91,7 @@ def read_dataset(
     columns: Columns | None = None
     sources, more_notes = promote(sources_of(Path(path), skip_bad=skip_bad or keep_empty))
     if (make := row_maker(task)) is not None:
-        return read_other(sources, make, more_notes, target, input)
+        return read_other(sources, make, more_notes, target, input, group)
     notes += more_notes
     for source in sources:
         name = source.path.name
@@ -131,22 +119,31 @@ def read_dataset(
 
 
 def read_other(
-    sources: Sequence[Source], make: RowMaker, notes: Sequence[str], target: str | None, input: str | None
+    sources: Sequence[Source],
+    make: RowMaker,
+    notes: Sequence[str],
+    target: str | None,
+    input: str | None,
+    group: str | None,
 ) -> Reading:
-    """Rows of another kind out of tables; `split` where the file names say it."""
+    """Rows of another kind out of tables, with `group` and `split` where they are named."""
     rows: list[Row] = []
     places: list[Place] = []
     lines = list(notes)
     for source in sources:
         name = source.path.name
-        found = make(source.table, name, target=target, input=input)
+        roles = role_columns(source.table, name, target=target, input=input, group=group)
+        found = make(roles.without(source.table), name, target=target, input=input)
+        made, more = with_roles(found.rows, found.numbers, source.table, roles, source.split)
         prefix = f"{name}: " if len(sources) > 1 else ""
-        lines += [prefix + line for line in (*source.table.notes, *found.notes)]
-        rows += [row if source.split is None else {**row, "split": source.split} for row in found.rows]
+        lines += [prefix + line for line in (*source.table.notes, *found.notes, *more)]
+        rows += made
         places += [Place(name, number) for number in found.numbers]
-    facts = {"sources": [describe(source) for source in sources], "input": input, "target": target, "rows": len(rows)}
+    facts: dict[str, Any] = {"sources": [describe(source) for source in sources], "input": input, "target": target}
     names = tuple(source.path.name for source in sources)
-    return Reading(Dataset(tuple(rows), names), tuple(places), tuple(lines), facts)
+    return Reading(
+        Dataset(tuple(rows), names), tuple(places), tuple(lines), facts | {"group": group, "rows": len(rows)}
+    )
 
 
 def read_inputs(path: Path | str, input: str | None = None, *, skip_bad: bool = False) -> list[Row]:
@@ -296,29 +293,14 @@ def typed_rows(source: Source, columns: Columns) -> tuple[list[Row], tuple[str, 
     cells = source.table.rows
     assert columns.target is not None  # choose_columns gives one unless told otherwise
     labels, notes = to_labels([row[columns.target] for row in cells])
-    rows = [labelled(text, label) for text, label in zip(texts_of(source, columns), labels, strict=True)]
-    if columns.group is not None:
-        for row, cell in zip(rows, cells, strict=True):
-            if cell[columns.group] not in (None, ""):
-                row["group"] = str(cell[columns.group])
-    splits = named_splits(cells, columns.split)
-    if source.split is not None:
-        splits = [source.split] * len(rows)
-    elif splits:
-        notes = (*notes, note("split", columns.split, "its values name the splits"))
-    for row, split in zip(rows, splits, strict=False):
-        row["split"] = split
-    return list(rows), notes
+    rows: list[Row] = [labelled(text, label) for text, label in zip(texts_of(source, columns), labels, strict=True)]
+    roles = RoleColumns(columns.group, columns.split)
+    rows, more = with_roles(rows, source.table.numbers, source.table, roles, source.split)
+    return rows, (*notes, *more)
 
 
 def labelled(text: str, label: Label) -> dict[str, Any]:
     return {"text": text, "label": "" if label is None else label}
-
-
-def named_splits(cells: Sequence[dict[str, Value]], column: str | None) -> list[str]:
-    """The split of each row when a column names it for all of them, else nothing."""
-    values = [str(row[column]).strip().lower() for row in cells] if column is not None else []
-    return [SPLITS[value] for value in values] if all(value in SPLITS for value in values) else []
 
 
 def texts_of(source: Source, columns: Columns) -> list[str]:

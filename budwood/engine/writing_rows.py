@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from budwood.core.errors import DataError
 from budwood.core.task import Row
-from budwood.engine.columns import plain_name
+from budwood.engine.columns import find, plain_name
 from budwood.engine.table import Table, note
 
 __all__ = ["SEPARATOR", "WritingRows", "joined", "writing_rows"]
@@ -43,7 +43,7 @@ def writing_rows(table: Table, name: str, *, target: str | None = None, input: s
         input: the column of the prompts (several with commas, joined by line feeds), or of the texts.
 
     Raises:
-        DataError: no column is a text, a completion is empty, or a message has no known role.
+        DataError: a column is missing, no column is a text, a completion is empty, or a message has no known role.
     """
     plain = {plain_name(column): column for column in table.columns}
     rows: list[Row]
@@ -51,7 +51,8 @@ def writing_rows(table: Table, name: str, *, target: str | None = None, input: s
     if chat is not None and target is None and input is None:
         rows = [chat_row(messages_of(row[chat], name, at)) for row, at in numbered(table)]
         return WritingRows(rows, list(table.numbers), (note("input", chat, "by its name: conversations"),))
-    answer = target or next((plain[known] for known in COMPLETIONS if known in plain), None)
+    known = next((plain[known] for known in COMPLETIONS if known in plain), None)
+    answer = find(table, target, name, "--target") if target else known
     asked = columns_of(input, table) or [plain[known] for known in PROMPTS if known in plain and plain[known] != answer]
     if answer is not None and asked:
         rows = [pair_of(row, asked, answer, name, at) for row, at in numbered(table)]

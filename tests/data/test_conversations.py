@@ -49,6 +49,22 @@ def test_a_folder_names_its_splits_and_a_column_its_groups(tmp_path):
     assert {(row["split"], row["group"]) for row in rows} == {("train", "a"), ("test", "b")}
 
 
+def test_a_column_names_the_splits(tmp_path):
+    pairs = [PAIR | {"who": who, "split": split} for who, split in (("a", "train"), ("b", "Test"), (None, "dev"))]
+    rows = read_dataset(write(tmp_path / "a.jsonl", *pairs), group="who").dataset.rows
+    assert [(row.get("group"), row["split"]) for row in rows] == [("a", "train"), ("b", "test"), (None, "validation")]
+    reading = read_dataset(write(tmp_path / "b.jsonl", CHAT | {"split": "test"}))
+    assert [row["split"] for row in reading.dataset] == ["test"]
+    assert any(line.startswith("split=split") for line in reading.notes)
+
+
+@pytest.mark.parametrize(("flag", "column"), [("group", "nope"), ("target", "nope"), ("group", "prompt")])
+def test_columns_that_are_not_there_or_taken_are_refused(tmp_path, flag, column):
+    path = write(tmp_path / "a.jsonl", PAIR | {"who": "a"})
+    with pytest.raises(DataError, match=f"{column!r}"):
+        read_dataset(path, **{"input": "prompt", flag: column})
+
+
 def test_prompts_to_answer(tmp_path):
     assert read_inputs(write(tmp_path / "a.jsonl", PAIR)) == [{"text": "Where is it?\n"}]
     assert read_inputs(write(tmp_path / "b.jsonl", CHAT)) == [{"text": "", "messages": CHAT["messages"][:1]}]

@@ -273,3 +273,23 @@ def test_a_public_set_with_two_texts_a_row_is_asked_about():
     with pytest.raises(DataError, match="several columns may be the text"):
         read_dataset(path)
     assert "\n" in read_dataset(path, input="column_2,column_3").dataset.rows[0]["text"]
+
+
+def test_texts_to_write_like_keep_their_groups_and_splits(tmp_path):
+    path = write(tmp_path, "t.csv", "story,author,split\none,a,train\n,a,test\ntwo,,test\nthree,b,validation\n")
+    reading = read_dataset(path, group="author", task="text_generation")
+    assert [dict(row) for row in reading.dataset] == [
+        {"text": "one", "group": "a", "split": "train"},
+        {"text": "two", "split": "test"},
+        {"text": "three", "group": "b", "split": "validation"},
+    ]
+    assert reading.facts["group"] == "author"
+    with pytest.raises(DataError, match="no column 'nope'"):
+        read_dataset(path, group="nope", task="text_generation")
+
+
+def test_file_names_go_before_a_column_of_splits(tmp_path):
+    for name in ("train.csv", "test.csv"):
+        write(tmp_path, name, f"text,split\n{name},dev\n")
+    rows = read_dataset(tmp_path, task="text_generation").dataset.rows
+    assert [(row["text"], row["split"]) for row in rows] == [("train.csv", "train"), ("test.csv", "test")]

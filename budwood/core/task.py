@@ -173,6 +173,13 @@ class Task(ABC):
         """The same, in one of the ways of `split_kinds`. Raises DataError when there are too few rows."""
         raise UsageError(f"{cls.name} rows are set aside in one way only", where="--split", fix="leave it out")
 
+    def identity(self, row: Row) -> str:
+        """What two rows share when they are the same input: by default the hash of the content, or the input fields.
+
+        A task whose inputs can be written in several ways has one spelling for all of them.
+        """
+        return str(row.get("sha256") or "\n".join(str(row[field]) for field in self.inputs))
+
     def with_options(self, options: Mapping[str, Any]) -> Self:
         """The same task with what the user says of the data, such as `{"flip": False}` for `--no-flip`.
 

@@ -18,7 +18,6 @@ from budwood.core.task import Row, Task, brief
 from budwood.engine.measure import Scores, score
 from budwood.engine.predictor import Predictor, task_of
 from budwood.engine.reading import read_dataset, read_inputs
-from budwood.engine.splits import identity
 from budwood.engine.statistics import better
 from budwood.stages.results import Compared, Evaluated
 
@@ -52,16 +51,16 @@ def rows_seen(entry: Entry, dataset: Dataset, store: Store) -> int | None:
     """
     records = [entry.bundle.manifest.data]
     records += [ancestor.entry.bundle.manifest.data for ancestor in store.lineage(entry) if ancestor.entry]
-    fields = task_of(entry.bundle).inputs
+    task = task_of(entry.bundle)
     learnt: set[str] = set()
     for fingerprint in {record.fingerprint for record in records if record is not None}:
         try:
             splits = store.load_splits(fingerprint)
         except (NotFoundError, BundleError):
             return None
-        rows = (row for row in (*splits.train, *splits.validation) if all(field in row for field in fields))
-        learnt |= {identity(row, fields) for row in rows}
-    return sum(identity(row, fields) in learnt for row in dataset)
+        rows = (row for row in (*splits.train, *splits.validation) if all(field in row for field in task.inputs))
+        learnt |= {task.identity(row) for row in rows}
+    return sum(task.identity(row) in learnt for row in dataset)
 
 
 def scored_rows(entry: Entry, data: Path | str, target: str | None, input: str | None) -> Dataset:

@@ -212,6 +212,13 @@ class MoleculeProperty(Task):
 
         return scaffold_splits(dataset, kind, seed=seed)
 
+    def identity(self, row: Row) -> str:
+        """The canonical SMILES without salts, the same for all spellings of a molecule; rows of a split carry it."""
+        if "canonical" in row:
+            return str(row["canonical"])
+        found = molecules.prepared(row["smiles"])
+        return row["smiles"].strip() if found is None else molecules.canonical(found.molecule)
+
     @classmethod
     def new_base(cls, stage: Path) -> None:
         from budwood.engine.smiles_model import write_new_base

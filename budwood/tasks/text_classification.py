@@ -17,7 +17,7 @@ from budwood.core.errors import BundleError, DataError
 from budwood.core.task import Answer, Arrays, Calibration, Encoded, Encoder, Row, Task
 from budwood.engine import class_scores
 from budwood.engine.calibrate import fit_temperature, probabilities
-from budwood.engine.splits import make_splits
+from budwood.engine.splits import identity, make_splits
 
 __all__ = ["TextClassification"]
 
@@ -150,6 +150,9 @@ class TextClassification(Task):
     @classmethod
     def split(cls, dataset: Dataset, *, test: Dataset | None, seed: int, shots: int | None) -> Splits:
         return make_splits(dataset, test=test, seed=seed, shots=shots)
+
+    def identity(self, row: Row) -> str:
+        return identity(row, self.inputs)
 
     def fit_to(self, folder: Path) -> Self:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

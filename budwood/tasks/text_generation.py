@@ -20,7 +20,7 @@ from budwood.core.errors import BundleError, DataError, UsageError
 from budwood.core.task import Answer, Arrays, Calibration, Encoded, Encoder, Row, Task
 from budwood.engine.decoding import Sampling
 from budwood.engine.generator import Decoder, Generator, Shape
-from budwood.engine.splits import make_splits
+from budwood.engine.splits import identity, make_splits
 from budwood.engine.text_quality import Likelihood, token_logs
 from budwood.engine.vocabulary import Vocabulary
 from budwood.engine.writing_rows import joined
@@ -183,6 +183,9 @@ class TextGeneration(Task):
         if shots is not None:
             raise UsageError("--shots counts rows of a class, and texts have none", where="--shots", fix="leave it out")
         return make_splits(dataset, test=test, seed=seed)
+
+    def identity(self, row: Row) -> str:
+        return identity(row, self.inputs)
 
     def fit_to(self, folder: Path) -> Self:
         if not (folder / "model.safetensors").exists():  # a new model's window is chosen with its size

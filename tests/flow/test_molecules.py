@@ -80,6 +80,28 @@ def test_given_test_molecules_are_a_split_of_their_own(home: Path) -> None:
         flow.adapt(train, test=test, split="random", store=home / "models")
 
 
+def test_molecules_of_the_training_are_counted_in_every_spelling(classes: Adapted, home: Path) -> None:
+    store = Store(home / "models")
+    data = store.resolve(classes.name).bundle.manifest.data
+    assert data is not None
+    splits = store.load_splits(data.fingerprint)
+    seen = [*splits.train.rows[:4], *splits.validation.rows[:2]]
+    respelt = [{**row, "smiles": f"{backwards(row['smiles'])}.Cl"} for row in seen]
+    rows = table(home / "respelt.csv", [*respelt, *splits.test.rows])
+    found = flow.evaluate(classes.name, rows, store=store.root)
+    assert found.metrics["rows_seen_in_training"] == 6
+
+
+def backwards(smiles: str) -> str:
+    """Another spelling: from the last atom, with double bonds in place of aromatic letters."""
+    from rdkit import Chem
+
+    molecule = Chem.MolFromSmiles(smiles)
+    Chem.Kekulize(molecule, clearAromaticFlags=True)
+    text: str = Chem.MolToSmiles(molecule, kekuleSmiles=True, canonical=False, rootedAtAtom=molecule.GetNumAtoms() - 1)
+    return text
+
+
 def test_other_kinds_of_split_and_groups_are_refused(home: Path) -> None:
     data = table(home / "grouped.csv", compounds.rows(), plate="p1")
     asked: dict[str, Any] = {"target": "active", "store": home / "models"}

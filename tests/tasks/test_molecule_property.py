@@ -130,3 +130,12 @@ def test_an_unknown_label_names_its_row() -> None:
 def test_damaged_fields_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(BundleError, match="fields"):
         KIND.from_json(fields)
+
+
+def test_a_molecule_has_one_identity_and_cases_matter() -> None:
+    task = compounds.task()
+    same = [{"smiles": text} for text in ("CCO", "OCC", " C(O)C ", "CCO.[Na+]")]
+    assert {task.identity(row) for row in [*same, {"smiles": "as it was written", "canonical": "CCO"}]} == {"CCO"}
+    assert task.identity({"smiles": "C1CCCCC1"}) != task.identity({"smiles": "c1ccccc1"})
+    assert task.identity({"smiles": "[Co]"}) != task.identity({"smiles": "CO"})
+    assert task.identity({"smiles": "C("}) == "C("

@@ -4,7 +4,6 @@ Use it when a generator is exported. Inputs and outputs have the names that opti
 `input_ids`, `attention_mask`, `position_ids`, `past_key_values.N.key|value` in, `logits`, `present.N.key|value` out.
 """
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from budwood.core.errors import BundleError
-from budwood.engine.transformers_import import quiet_transformers
+from budwood.engine.onnx_graph import write_graph
+from budwood.engine.transformers_import import load_pretrained
 
 __all__ = ["export_causal_graph"]
-
-OPSET = 17
 
 
 class Cached(nn.Module):
@@ -98,30 +96,13 @@ def export_causal_graph(folder: Path, path: Path) -> None:
     Raises:
         BundleError: transformers cannot load it, or its attention is not of the plain, full kind.
     """
-    model = quiet_transformers().AutoModelForCausalLM.from_pretrained(
-        str(folder),
-        dtype=torch.float32,
-        attn_implementation="eager",  # the plainest graph: what fusion and quantization recognise
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+    # The plainest graph is what fusion and quantization recognise.
+    model = load_pretrained("AutoModelForCausalLM", folder, "eager")
     check_attention(model.config)
     wrapper = Cached(model).eval()
     sample = sample_inputs(wrapper, int(model.config.num_hidden_layers))
     outputs = ["logits"] + [name.replace("past_key_values", "present") for name in sample if name.startswith("past")]
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter warns of its own deprecation and of traced shapes
-        torch.onnx.export(
-            wrapper,
-            tuple(sample.values()),
-            str(path),
-            input_names=list(sample),
-            output_names=outputs,
-            dynamic_axes=axes(sample, outputs),
-            opset_version=OPSET,
-            dynamo=False,  # as in onnx_graph.py: plain graphs, which fusion and quantization recognise
-        )
+    write_graph(wrapper, sample, outputs, axes(sample, outputs), path)
 
 
 def check_attention(config: Any) -> None:

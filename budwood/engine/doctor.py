@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from budwood.core.task import Row
-from budwood.engine.findings import Finding
+from budwood.engine.findings import IMBALANCE, LEAK_GATE, Finding, gravest_first
 from budwood.engine.label_check import label_errors, similar_names, spelling_variants
 from budwood.engine.reading import Reading
 from budwood.engine.similarity import Embed, nearest, nearest_before, ngram_vectors, normalise, unit
@@ -23,16 +23,11 @@ __all__ = ["diagnose"]
 
 RARE = 5
 """Rows of a class below which its score says little."""
-IMBALANCE = 20
-"""The largest class over the smallest from which accuracy alone misleads."""
-LEAK_GATE = 0.01
-"""Share of the test rows that may be leaked before it is an error: more would flatter the score visibly."""
 NEAR_ROWS = 10_000
 """Different texts that are compared with each other; the time grows with the square: some seconds for this many."""
 NEAR = 0.85
 """Cosine of character n-grams from which two texts are nearly the same."""
 CHARACTERS_PER_TOKEN = 4
-SEVERITIES = ("error", "warning", "info")
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,7 @@ def diagnose(
     ]
     if probabilities is not None:
         findings += suspects(everything, *probabilities)
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+    return gravest_first(findings)
 
 
 def merged(labels: Mapping[str, int], variants: Mapping[str, str]) -> Counter[str]:

@@ -6,10 +6,16 @@ from typing import Any, Literal
 
 from budwood.engine.table import Place
 
-__all__ = ["Finding", "Severity", "as_text"]
+__all__ = ["IMBALANCE", "LEAK_GATE", "Finding", "Severity", "as_text", "gravest_first"]
 
 Severity = Literal["error", "warning", "info"]
 """error: training on it would mislead; warning: it costs accuracy or trust; info: good to know."""
+
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+IMBALANCE = 20
+"""The largest class over the smallest from which accuracy alone misleads."""
+LEAK_GATE = 0.01
+"""Share of the test rows that may be leaked before it is an error: more would flatter the score visibly."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,10 @@ class Finding:
             "fixable": self.fixable,
             "rename": dict(self.rename),
         }
+
+
+def gravest_first(findings: Sequence[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def as_text(findings: Sequence[Finding], limit: int = 10) -> str:

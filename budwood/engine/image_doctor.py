@@ -16,8 +16,8 @@ from budwood.core.commit import staged
 from budwood.core.dataset import Dataset
 from budwood.core.errors import UsageError
 from budwood.core.task import Row
-from budwood.engine.doctor import LEAK_GATE, Part, class_sizes, merged, spellings, unknown_classes
-from budwood.engine.findings import Finding
+from budwood.engine.doctor import Part, class_sizes, merged, spellings, unknown_classes
+from budwood.engine.findings import LEAK_GATE, Finding, gravest_first
 from budwood.engine.images import inspect_image, open_image
 from budwood.engine.label_check import spelling_variants
 from budwood.engine.pixels import usable_cores
@@ -34,7 +34,6 @@ NEAR_BITS = 3
 NEAR_IMAGES = 10_000
 """Images that are compared with each other; the time grows with the square."""
 EDGE = 64
-SEVERITIES = ("error", "warning", "info")
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def diagnose_images(reading: Reading, test: Reading | None = None) -> list[Findi
         *unknown_classes(held, labels, variants),
         *tiny(train),
     ]
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    return gravest_first(found)
 
 
 def broken(skipped: Sequence[tuple[Place, str]]) -> Iterable[Finding]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from budwood.core.errors import BundleError
 from budwood.engine.threads import keep_memory
-from budwood.engine.transformers_import import quiet_transformers
+from budwood.engine.transformers_import import load_pretrained
 
 __all__ = ["ImageClassifier", "load_classifier", "load_network", "save_classifier"]
 
@@ -108,23 +108,14 @@ def load_network(folder: Path, attention: str | None = None) -> Any:
     Raises:
         BundleError: the folder holds no model for image classification, or transformers cannot load it.
     """
-    transformers = quiet_transformers()
     try:
-        model = transformers.AutoModelForImageClassification.from_pretrained(
-            str(folder),
-            dtype=torch.float32,
-            attn_implementation=attention,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+        return load_pretrained("AutoModelForImageClassification", folder, attention)
     except Exception as error:  # each model's code in transformers raises its own kinds
         raise BundleError(
             f"transformers cannot load the image classifier: {str(error).splitlines()[0]}",
             where=str(folder),
             fix="pass a folder that AutoModelForImageClassification loads",
         ) from error
-    return model.eval()
 
 
 def load_classifier(folder: Path, labels: Sequence[str], attention: str | None = None) -> ImageClassifier:

@@ -17,7 +17,7 @@ from budwood.core.errors import BundleError, DataError, UsageError
 from budwood.engine.causal_graph import Cached
 from budwood.engine.packing import IGNORED, Blocks, pack, segments
 from budwood.engine.text_quality import Likelihood
-from budwood.engine.transformers_import import quiet_transformers
+from budwood.engine.transformers_import import load_pretrained, quiet_transformers
 from budwood.engine.vocabulary import Document
 
 __all__ = [
@@ -90,14 +90,7 @@ def load_language_model(folder: Path) -> LanguageModel:
         BundleError: transformers cannot load it as a causal language model.
     """
     try:
-        model = quiet_transformers().AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+        model = load_pretrained("AutoModelForCausalLM", folder, "sdpa")
     except Exception as error:  # each model's code in transformers raises its own kinds
         raise BundleError(
             f"transformers cannot load a causal language model: {error}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from budwood.core.errors import DataError
 from budwood.core.task import Row
-from budwood.engine.findings import Finding
+from budwood.engine.findings import IMBALANCE, LEAK_GATE, Finding, gravest_first
 from budwood.engine.molecule_labels import CLASSES, NO_LABEL, as_class, columns_of, kind_of
 from budwood.engine.reading import Reading
 from budwood.engine.scaffold_split import Cleaned, clean
@@ -16,10 +16,6 @@ __all__ = ["diagnose_molecules", "mended_molecules"]
 
 RARE = 10
 """Molecules of a class below which a score says little."""
-IMBALANCE = 20
-LEAK_GATE = 0.01
-"""Share of the test molecules that may be leaked before it is an error: more would flatter the score visibly."""
-SEVERITIES = ("error", "warning", "info")
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ def diagnose_molecules(reading: Reading, test: Reading | None = None) -> list[Fi
         *salts([part for part in (train, own) if part.cleaned]),
         *leakage(train, held),
     ]
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    return gravest_first(found)
 
 
 def unreadable(skipped: Sequence[tuple[Place, str]]) -> Iterable[Finding]:

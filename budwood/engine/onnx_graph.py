@@ -37,6 +37,17 @@ def export_graph(model: nn.Module, sample: Mapping[str, Tensor], outputs: Sequen
         name: {0: "batch", 1: "sequence"} if value.ndim == 2 else {0: "batch"} for name, value in sample.items()
     }
     axes |= {name: {0: "batch"} for name in outputs}
+    write_graph(wrapper, sample, outputs, axes, path)
+
+
+def write_graph(
+    wrapper: nn.Module,
+    sample: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    axes: Mapping[str, Mapping[int, str]],
+    path: Path,
+) -> None:
+    """Trace a module that takes the sample's tensors in order and gives a tuple; `axes` names what stays free."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecation and of traced shapes
         torch.onnx.export(

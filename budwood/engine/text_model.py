@@ -8,12 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from budwood.engine.transformers_import import quiet_transformers
+from budwood.engine.transformers_import import load_pretrained
 
 __all__ = ["TextClassifier", "load_classifier", "load_encoder", "save_classifier"]
 
@@ -61,16 +60,7 @@ def load_encoder(folder: Path, attention: str | None = None) -> Any:
 
     `attention` None takes the fastest implementation that the architecture has (`sdpa` for BERT, not for MPNet).
     """
-    transformers = quiet_transformers()
-    model = transformers.AutoModel.from_pretrained(
-        str(folder),
-        dtype=torch.float32,
-        attn_implementation=attention,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
-    return model.eval()
+    return load_pretrained("AutoModel", folder, attention)
 
 
 def load_classifier(folder: Path, n_labels: int, attention: str | None = None) -> TextClassifier:

@@ -2,11 +2,12 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from budwood.core.errors import require
 
-__all__ = ["quiet_transformers"]
+__all__ = ["load_pretrained", "quiet_transformers"]
 
 
 def quiet_transformers() -> Any:
@@ -24,6 +25,24 @@ def quiet_transformers() -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers
+
+
+def load_pretrained(kind: str, folder: Path, attention: str | None = None) -> Any:
+    """The model of a folder in float32, in evaluation mode. No code of the folder runs, and no pickle is opened.
+
+    Args:
+        kind: the transformers class that chooses the architecture, such as `AutoModel`.
+        attention: None takes the fastest implementation that the architecture has.
+    """
+    model = getattr(quiet_transformers(), kind).from_pretrained(
+        str(folder),
+        dtype=require("torch", extra="train").float32,
+        attn_implementation=attention,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    return model.eval()
 
 
 def torchvision_loads() -> bool:

@@ -1,6 +1,5 @@
 """`budwood adapt`: learn the labels of a table, and say whether that beat the baseline."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,13 +11,16 @@ from budwood.cli.options import (
     Input,
     Json,
     MaxMinutes,
+    Method,
     NoFlip,
     Rotate,
     Seed,
+    Shots,
     Split,
     Store,
     Target,
-    choices,
+    Task,
+    Test,
     image_options,
 )
 from budwood.cli.progress import duration
@@ -26,8 +28,6 @@ from budwood.cli.screen import Screen, percent, span
 
 if TYPE_CHECKING:
     from budwood.stages.results import Adapted, Baseline
-
-METHODS = choices("steps.adapt")
 
 
 def show_bases(wanted: bool) -> None:
@@ -48,7 +48,7 @@ def show_bases(wanted: bool) -> None:
 
 def adapt(
     data: Data,
-    task: Annotated[str, typer.Option(metavar=choices("tasks"), help="What is learnt.")] = "auto",
+    task: Task = "auto",
     base: Annotated[
         str, typer.Option(metavar="BASE", help="The pretrained model: a folder or a name; --list-bases shows some.")
     ] = "auto",
@@ -60,12 +60,10 @@ def adapt(
     target: Target = None,
     input: Input = None,
     group: Group = None,
-    test: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="Test rows.  [default: set aside from DATA]")
-    ] = None,
+    test: Test = None,
     split: Split = None,
-    method: Annotated[str, typer.Option(metavar=METHODS, help="How to learn; auto decides by the rows.")] = "auto",
-    shots: Annotated[int | None, typer.Option(metavar="K", help="Learn from K rows of each label only.")] = None,
+    method: Method = "auto",
+    shots: Shots = None,
     no_flip: NoFlip = False,
     rotate: Rotate = False,
     image_size: ImageSize = None,

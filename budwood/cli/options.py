@@ -13,13 +13,17 @@ __all__ = [
     "Input",
     "Json",
     "MaxMinutes",
+    "Method",
     "Model",
     "NoFlip",
     "Rotate",
     "Seed",
+    "Shots",
     "Split",
     "Store",
     "Target",
+    "Task",
+    "Test",
     "choices",
     "image_options",
 ]
@@ -57,6 +61,8 @@ ImageSize = Annotated[
         "--image-size", metavar="PIXELS", help="Of images: what the network reads; less is faster.  [default: by base]"
     ),
 ]
+Test = Annotated[Path | None, typer.Option("--test", metavar="DATA", help="Test rows.  [default: set aside from DATA]")]
+Shots = Annotated[int | None, typer.Option("--shots", metavar="K", help="Learn from K rows of each label only.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of every random choice.")]
 MaxMinutes = Annotated[
     float | None, typer.Option("--max-minutes", metavar="M", help="How long it may take, as a wish.")
@@ -83,3 +89,9 @@ def image_options(no_flip: bool, rotate: bool, image_size: int | None) -> dict[s
     """What a task should know of the images; nothing where no flag is given."""
     given = {"flip": False if no_flip else None, "rotate": rotate or None, "image_size": image_size}
     return {name: value for name, value in given.items() if value is not None}
+
+
+Task = Annotated[str, typer.Option("--task", metavar=choices("tasks"), help="What is learnt.")]
+Method = Annotated[
+    str, typer.Option("--method", metavar=choices("steps.adapt"), help="How to learn; auto decides by the rows.")
+]

@@ -12,13 +12,16 @@ from budwood.cli.options import (
     Input,
     Json,
     MaxMinutes,
+    Method,
     NoFlip,
     Rotate,
     Seed,
+    Shots,
     Split,
     Store,
     Target,
-    choices,
+    Task,
+    Test,
     image_options,
 )
 from budwood.cli.progress import duration
@@ -30,19 +33,15 @@ if TYPE_CHECKING:
 
 def plan(
     data: Data,
-    task: Annotated[str, typer.Option(metavar=choices("tasks"), help="What is learnt.")] = "auto",
+    task: Task = "auto",
     base: Annotated[str, typer.Option(metavar="BASE", help="The pretrained model: a folder or a name.")] = "auto",
     target: Target = None,
     input: Input = None,
     group: Group = None,
-    test: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="Test rows.  [default: set aside from DATA]")
-    ] = None,
+    test: Test = None,
     split: Split = None,
-    method: Annotated[
-        str, typer.Option(metavar=choices("steps.adapt"), help="How to learn; auto decides by the rows.")
-    ] = "auto",
-    shots: Annotated[int | None, typer.Option(metavar="K", help="Learn from K rows of each label only.")] = None,
+    method: Method = "auto",
+    shots: Shots = None,
     no_flip: NoFlip = False,
     rotate: Rotate = False,
     image_size: ImageSize = None,

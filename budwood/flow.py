@@ -284,14 +284,17 @@ def export(
 
 
 def doctor(
-    data: Path | str,
+    data: Path | str | None = None,
     *,
     test: Path | str | None = None,
     target: str | None = None,
     input: str | None = None,
     fix: Path | str | None = None,
 ) -> Diagnosed:
-    """Look for faults in a table: empty, duplicate, conflicting, leaking, misspelt, too long; `fix` mends a copy."""
+    """Look for faults in a table: empty, duplicate, conflicting, leaking, misspelt, too long; `fix` mends a copy.
+
+    Without data, look at this machine: what is installed, and whether it loads.
+    """
     from budwood.stages.diagnosing import diagnose_data
 
     return diagnose_data(data, test, target, input, fix)

@@ -27,6 +27,7 @@ from budwood.cli.progress import duration
 from budwood.cli.screen import Screen, percent, span
 
 if TYPE_CHECKING:
+    from budwood.engine.bases import Known
     from budwood.stages.results import Adapted, Baseline
 
 
@@ -34,16 +35,23 @@ def show_bases(wanted: bool) -> None:
     """The table of `bases.toml`, with what is installed here."""
     if not wanted:
         return
+    from budwood.core import registry
     from budwood.engine.bases import catalogue
 
+    defaults = {registry.get("tasks", task).default_base for task in registry.names("tasks")}
     with Screen(False, "") as screen:
         rows = [
-            (item.name, ", ".join(item.tasks), f"{item.parameters / 1e6:.1f} M", item.license, item.about)
+            (item.name, ", ".join(item.tasks), f"{item.parameters / 1e6:.1f} M", item.license, about(item, defaults))
             for item in catalogue().values()
         ]
         screen.table(("base", "task", "parameters", "license", "what for"), rows)
         screen.line("A folder, or any other name on the Hugging Face hub, works as well.")
     raise typer.Exit
+
+
+def about(base: "Known", defaults: set[str]) -> str:
+    """What a base is for, and whether it is what `--base auto` takes."""
+    return f"{base.about}; the default" if base.name in defaults else base.about
 
 
 def adapt(

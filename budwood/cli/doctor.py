@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from budwood.cli.options import Data, Input, Json, Target
+from budwood.cli.options import Input, Json, Target
 from budwood.cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -18,21 +18,23 @@ STYLES = {"error": "1;31", "warning": "33", "info": "36"}
 
 
 def doctor(
-    data: Data,
+    data: Annotated[
+        Path | None, typer.Argument(metavar="DATA", help="A table, a folder or a corpus; without it, this machine.")
+    ] = None,
     test: Annotated[Path | None, typer.Option(metavar="DATA", help="Test rows, to look for leaks into them.")] = None,
     target: Target = None,
     input: Input = None,
     fix: Annotated[Path | None, typer.Option(metavar="OUT", help="Write a mended copy of DATA here.")] = None,
     json: Json = False,
 ) -> None:
-    """Look for faults in labelled rows before training on them.
+    """Look for faults in rows, or in this machine, before training.
 
     Empty, duplicate, conflicting, leaking, rare, misspelt and too long rows, and molecules that cannot be read, each
-    with what mends them.
+    with what mends them. Without DATA: what this machine has of what Budwood uses, and what of it is broken.
 
     Exit code 3 when training on the table would mislead and no mended copy was asked for.
     """
-    with Screen(json, f"doctor: reading {data}") as screen:
+    with Screen(json, f"doctor: {f'reading {data}' if data else 'looking at this machine'}") as screen:
         from budwood import flow
 
         result = flow.doctor(data, test=test, target=target, input=input, fix=fix)
@@ -49,7 +51,7 @@ def columns_as_typed(target: str | None, input: str | None) -> str:
     return "".join(f" {flag} {quote(name)}" for flag, name in (("--target", target), ("--input", input)) if name)
 
 
-def show(screen: Screen, result: "Diagnosed", data: Path, flags: str) -> None:
+def show(screen: Screen, result: "Diagnosed", data: Path | None, flags: str) -> None:
     """The findings, the gravest first, each with its rows and what mends it."""
     for note in result.notes:
         screen.note(note)
@@ -64,12 +66,14 @@ def show(screen: Screen, result: "Diagnosed", data: Path, flags: str) -> None:
     counts = {kind: sum(finding.severity == kind for finding in result.findings) for kind in STYLES}
     screen.line()
     if not result.findings:
-        screen.line("No findings: the data look healthy.", "32")
+        screen.line(f"No findings: {'the data look healthy' if data else 'nothing is missing or broken'}.", "32")
     else:
         screen.line(
             ", ".join(f"{count} {name}" + "s" * (count != 1 and name != "info") for name, count in counts.items())
         )
-    if result.fixed is not None:
+    if data is None:
+        screen.next("budwood doctor DATA", "budwood demo")
+    elif result.fixed is not None:
         screen.line(f"mended copy: {result.fixed}")
         screen.next(f"budwood doctor {result.fixed}{flags}")
     elif any(finding.fixable for finding in result.findings):

@@ -7,7 +7,7 @@ from typing import Any
 
 from budwood.core.errors import require
 
-__all__ = ["load_pretrained", "quiet_transformers"]
+__all__ = ["load_pretrained", "quiet_transformers", "torchvision_fault"]
 
 
 def quiet_transformers() -> Any:
@@ -19,7 +19,7 @@ def quiet_transformers() -> Any:
     if "transformers" not in sys.modules:
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        if "torchvision" not in sys.modules and not torchvision_loads():
+        if "torchvision" not in sys.modules and torchvision_fault() is not None:
             sys.modules["torchvision"] = None  # type: ignore[assignment]  # makes `import torchvision` fail cleanly
     transformers = require("transformers", extra="train")
     transformers.utils.logging.set_verbosity_error()
@@ -45,9 +45,12 @@ def load_pretrained(kind: str, folder: Path, attention: str | None = None) -> An
     return model.eval()
 
 
-def torchvision_loads() -> bool:
+def torchvision_fault() -> str | None:
+    """Why torchvision cannot be imported; None when it can. An empty text when it is not installed, or hidden."""
     try:
         import torchvision  # noqa: F401
-    except (ImportError, RuntimeError, OSError):  # absent, or its compiled operators do not fit
-        return False
-    return True
+    except ModuleNotFoundError as error:
+        return "" if (error.name or "").partition(".")[0] == "torchvision" else str(error)
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:  # its compiled operators do not fit
+        return str(error)
+    return None

@@ -5,10 +5,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from budwood.core.errors import DataError
+from budwood.core.errors import DataError, UsageError
 from budwood.engine.bases import catalogue, packaged
 from budwood.engine.doctor import diagnose
+from budwood.engine.environment import describe_environment, examine_environment
 from budwood.engine.image_doctor import diagnose_images, mended_images, write_images
+from budwood.engine.machine import versions
 from budwood.engine.mending import mended_table, write_table
 from budwood.engine.molecule_doctor import diagnose_molecules, mended_molecules
 from budwood.engine.reading import Reading, read_dataset
@@ -19,9 +21,17 @@ __all__ = ["diagnose_data"]
 
 
 def diagnose_data(
-    data: Path | str, test: Path | str | None, target: str | None, input: str | None, fix: Path | str | None
+    data: Path | str | None, test: Path | str | None, target: str | None, input: str | None, fix: Path | str | None
 ) -> Diagnosed:
-    """Findings with rows and fixes. Near duplicates are found by embedding where the training extra is installed."""
+    """Findings with rows and fixes. Near duplicates are found by embedding where the training extra is installed.
+
+    Without data, the findings are about this machine.
+    """
+    if data is None:
+        for flag, value in (("--test", test), ("--fix", fix)):
+            if value is not None:
+                raise UsageError(f"{flag} needs data to look at", where=flag, fix=f"budwood doctor DATA {flag} …")
+        return Diagnosed(examine_environment(), tuple(describe_environment()), {"packages": versions()})
     reading = read_dataset(data, target, input, keep_empty=True)
     held = None if test is None else read_dataset(test, target, input, keep_empty=True)
     if any("image" in row for row in reading.dataset.rows[:1]):

@@ -271,3 +271,20 @@ def test_serve_passes_its_flags_and_prints_an_address_and_a_line_to_paste(run, m
         "models": ["tickets"],
     }
     assert calls[1][1]["workers"] == "auto"
+
+
+def test_list_bases_names_each_task_s_default_once(run):
+    ran = run("adapt", "x", "--list-bases")
+    assert ran.code == 0
+    lines = [line for line in ran.out.splitlines() if line.endswith("; the default")]
+    assert {line.split()[0] for line in lines} >= {"minilm-l6", "efficientnet-lite0", "new:gpt2-mini"}
+    assert ran.out.count("the default") == len(lines)
+
+
+def test_doctor_without_data_looks_at_the_machine(run, fake):
+    verb = fake("doctor", Diagnosed([], ("cores=2  # that this process may use",), {}))
+    ran = run("doctor")
+    assert ran.code == 0
+    assert verb.arguments == (None,)
+    assert "nothing is missing or broken" in ran.out
+    assert "next: budwood doctor DATA" in ran.err

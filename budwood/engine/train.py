@@ -39,7 +39,7 @@ class Plan:
     steps_per_epoch: int
     learning_rate: float
     head_learning_rate: float | None = None
-    """For parameters whose name starts with `head.`; None takes `learning_rate`."""
+    """For the parameters that `head_names` names; None takes `learning_rate`."""
     weight_decay: float = 0.01
     warmup: float = 0.1
     """Share of all steps."""
@@ -47,6 +47,10 @@ class Plan:
     patience: int = 3
     """Evaluations without a better score before the run stops."""
     seed: int = 0
+    average: float = 0.0
+    """Share of the old weights in a moving average, which is then what is scored and kept; 0 averages nothing."""
+    head_names: tuple[str, ...] = ("head.",)
+    """How the names of the parameters start that learn at `head_learning_rate`."""
 
     @property
     def steps(self) -> int:
@@ -122,6 +126,7 @@ class Run:
         self.parameters = [(name, item) for name, item in model.named_parameters() if item.requires_grad]
         self.optimizer = torch.optim.AdamW(groups(self.parameters, plan), fused=True)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.averaged = [item.detach().clone() for _, item in self.parameters] if plan.average else []
         self.best: dict[str, Tensor] | None = None
         self.history: list[tuple[int, float]] = []
         self.step = 0
@@ -165,7 +170,22 @@ class Run:
         nn.utils.clip_grad_norm_([item for _, item in self.parameters], self.plan.clip)
         self.optimizer.step()
         self.step += 1
+        self.follow()
         self.running += (value.item() - self.running) / min(self.step, 50)
+
+    def follow(self) -> None:
+        """Let the moving average follow; it starts quickly, so that the first weights are soon forgotten."""
+        if self.averaged:
+            pull = 1.0 - min(self.plan.average, (1.0 + self.step) / (10.0 + self.step))
+            torch._foreach_lerp_(self.averaged, [item.detach() for _, item in self.parameters], pull)
+
+    def swap(self) -> None:
+        """Exchange the weights and their moving average."""
+        with torch.no_grad():
+            for (_, item), other in zip(self.parameters, self.averaged, strict=bool(self.averaged)):
+                own = item.detach().clone()
+                item.copy_(other)
+                other.copy_(own)
 
     def unevaluated(self) -> bool:
         """Whether these weights still wait for their validation score."""
@@ -175,11 +195,13 @@ class Run:
         """Score the weights, keep them when they are the best so far, and stop when patience has run out."""
         assert self.evaluate is not None
         self.model.eval()
+        self.swap()
         score = self.evaluate(self.model)
         best = max((value for _, value in self.history), default=-math.inf)
         self.history.append((self.step, score))
         if score > best:
             self.best = {name: item.detach().clone() for name, item in self.model.state_dict().items()}
+        self.swap()
         since = len(self.history) - 1 - max(range(len(self.history)), key=lambda i: (self.history[i][1], -i))
         if since >= self.plan.patience and self.stopped is None:
             self.stopped = "patience"
@@ -193,6 +215,7 @@ class Run:
         tensors = {f"model.{name}": item for name, item in self.model.state_dict().items()}
         tensors |= {f"optimizer.{name}": item for name, item in checkpoint.optimizer_tensors(self.optimizer).items()}
         tensors |= {f"best.{name}": item for name, item in (self.best or {}).items()}
+        tensors |= {f"averaged.{number}": item for number, item in enumerate(self.averaged)}
         tensors["random"] = torch.get_rng_state()
         facts = {"history": self.history, "spent": self.spent, "running": self.running, "steps": self.plan.steps}
         checkpoint.write(self.folder, self.step, tensors, facts)
@@ -206,6 +229,7 @@ class Run:
         self.model.load_state_dict(part(tensors, "model."))
         checkpoint.restore_optimizer(self.optimizer, part(tensors, "optimizer."))
         self.best = part(tensors, "best.") or None
+        self.averaged = [tensors[f"averaged.{number}"] for number in range(len(self.averaged))]
         torch.set_rng_state(tensors["random"])
         self.history = [(int(step), float(score)) for step, score in facts["history"]]
         self.step, self.spent, self.running = facts["step"], facts["spent"], facts["running"]
@@ -213,6 +237,8 @@ class Run:
     def result(self) -> Trained:
         if self.best is not None:
             self.model.load_state_dict(self.best)
+        elif self.averaged:
+            self.swap()
         self.model.eval()
         best = max((value for _, value in self.history), default=None)
         return Trained(self.step, best, tuple(self.history), self.spent, self.stopped or "finished")
@@ -225,9 +251,10 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def groups(parameters: Sequence[tuple[str, nn.Parameter]], plan: Plan) -> list[dict[str, Any]]:
     """Parameter groups: no weight decay on biases and norms, and the head's own learning rate."""
     result = []
+    heads = tuple(plan.head_names)
     for is_head in (False, True):
         for decays in (False, True):
-            chosen = [p for name, p in parameters if name.startswith("head.") == is_head and (p.ndim > 1) == decays]
+            chosen = [p for name, p in parameters if name.startswith(heads) == is_head and (p.ndim > 1) == decays]
             rate = plan.head_learning_rate if is_head and plan.head_learning_rate else plan.learning_rate
             decay = plan.weight_decay if decays else 0.0
             if chosen:

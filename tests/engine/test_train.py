@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from budwood.core.errors import StepError  # noqa: E402
 from budwood.core.step import silent  # noqa: E402
 from budwood.engine import checkpoint  # noqa: E402
 from budwood.engine.signals import Terminated  # noqa: E402
-from budwood.engine.train import Plan, train  # noqa: E402
+from budwood.engine.train import Plan, groups, train  # noqa: E402
 
 PLAN = Plan(epochs=4, steps_per_epoch=5, learning_rate=0.05, patience=10)
+AVERAGED = replace(PLAN, average=0.9)
 
 
 class Net(torch.nn.Module):
@@ -53,9 +55,9 @@ def weights(model: Any) -> list[Any]:
     return [item.clone() for item in model.state_dict().values()]
 
 
-def run(model: Any, folder: Path, **changes: Any) -> Any:
+def run(model: Any, folder: Path, plan: Plan = PLAN, **changes: Any) -> Any:
     settings = {"evaluate": accuracy, "checkpoints": folder, "progress": silent, "what": "test", "save_seconds": 0.0}
-    return train(model, PLAN, batches, loss, **(settings | changes))
+    return train(model, plan, batches, loss, **(settings | changes))
 
 
 def test_it_learns_and_keeps_the_best_epoch(tmp_path: Path) -> None:
@@ -66,13 +68,29 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path: Path) -> None:
     assert accuracy(model) == done.best_score == max(score for _, score in done.history) > before
 
 
+def test_a_moving_average_is_what_is_scored_and_kept(tmp_path: Path) -> None:
+    plain, averaged = net(), net()
+    run(plain, tmp_path / "plain", evaluate=None)
+    run(averaged, tmp_path / "averaged", AVERAGED, evaluate=None)
+    assert not torch.equal(plain.head.weight, averaged.head.weight)
+    scored = net()
+    done = run(scored, tmp_path / "scored", AVERAGED)
+    assert accuracy(scored) == done.best_score
+
+
+def test_parameters_are_told_apart_by_the_starts_of_their_names() -> None:
+    plan = replace(PLAN, head_learning_rate=0.5, head_names=("body.",))
+    assert [group["lr"] for group in groups(list(net().named_parameters()), plan)] == [0.05, 0.05, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("plan", [PLAN, AVERAGED])
 @pytest.mark.parametrize("after", [1, 4, 5, 6, 14, 19, 20])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_interrupted_after_any_step_ends_with_the_same_weights(
-    tmp_path: Path, after: int, number: signal.Signals
+    tmp_path: Path, after: int, number: signal.Signals, plan: Plan
 ) -> None:
     whole = net()
-    run(whole, tmp_path / "whole")
+    run(whole, tmp_path / "whole", plan)
     first = net()
     count = 0
 
@@ -87,7 +105,7 @@ def test_a_run_interrupted_after_any_step_ends_with_the_same_weights(
     with pytest.raises(expected):
         train(
             first,
-            PLAN,
+            plan,
             batches,
             interrupting,
             evaluate=accuracy,
@@ -96,7 +114,7 @@ def test_a_run_interrupted_after_any_step_ends_with_the_same_weights(
             what="",
         )
     second = net()
-    resumed = run(second, tmp_path / "cut")
+    resumed = run(second, tmp_path / "cut", plan)
     assert resumed.steps == 20
     for a, b in zip(weights(whole), weights(second), strict=True):
         assert torch.equal(a, b)

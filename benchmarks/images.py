@@ -23,7 +23,7 @@ from typing import Any
 
 from budwood.core.store import Store
 from budwood.engine.machine import describe
-from budwood.engine.molecule_metrics import roc_auc, roc_auc_interval
+from budwood.engine.number_metrics import roc_auc, roc_auc_interval
 from budwood.engine.predictor import Predictor
 from budwood.engine.reading import read_dataset
 

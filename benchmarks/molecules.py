@@ -24,7 +24,7 @@ from budwood.core.recipe import Recipe
 from budwood.core.step import Context, Step
 from budwood.engine.machine import describe
 from budwood.engine.molecule_bundle import new_base
-from budwood.engine.molecule_metrics import roc_auc_interval
+from budwood.engine.number_metrics import roc_auc_interval
 from budwood.engine.predictor import Predictor
 from budwood.engine.scaffold_split import scaffold_splits
 from budwood.stages import molecules

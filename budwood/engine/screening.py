@@ -22,7 +22,8 @@ from budwood.core.commit import make_parents, write_atomic
 from budwood.core.errors import DataError, UsageError
 from budwood.core.step import Progress, silent
 from budwood.engine.library import Library, Record
-from budwood.engine.molecule_metrics import bedroc, enrichment, roc_auc
+from budwood.engine.molecule_metrics import bedroc, enrichment
+from budwood.engine.number_metrics import roc_auc
 from budwood.engine.screening_pool import Pool
 from budwood.engine.screening_worker import Opening
 

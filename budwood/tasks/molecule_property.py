@@ -27,7 +27,7 @@ from budwood.engine.molecule_labels import (
     labels_of,
     property_of,
 )
-from budwood.engine.molecule_metrics import (
+from budwood.engine.number_metrics import (
     bootstrap_interval,
     ranking_metrics,
     regression_metrics,

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from budwood.engine import molecule_metrics as metrics
+from budwood.engine import molecule_metrics
+from budwood.engine import number_metrics as metrics
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -35,29 +36,29 @@ def test_one_class_alone_has_no_area() -> None:
     assert math.isnan(metrics.roc_auc([0.1, 0.2], [1, 1]))
     assert metrics.roc_auc_interval([0.1, 0.2], [1, 1]) == (0.0, 1.0)
     assert set(metrics.ranking_metrics([0.1, 0.2], [1, 1])) == {"brier"}
-    assert math.isnan(metrics.enrichment([0.1], [0]))
-    assert math.isnan(metrics.bedroc([0.1], [0]))
+    assert math.isnan(molecule_metrics.enrichment([0.1], [0]))
+    assert math.isnan(molecule_metrics.bedroc([0.1], [0]))
 
 
 def test_enrichment_counts_the_best_hundredth() -> None:
     truth = np.zeros(1000)
     truth[:20] = 1
     scores = -np.arange(1000.0)
-    assert metrics.enrichment(scores, truth) == pytest.approx(50.0)
-    assert metrics.enrichment(-scores, truth) == 0.0
-    assert metrics.enrichment(np.zeros(1000), truth) == pytest.approx(1.0), "ties count as expected"
+    assert molecule_metrics.enrichment(scores, truth) == pytest.approx(50.0)
+    assert molecule_metrics.enrichment(-scores, truth) == 0.0
+    assert molecule_metrics.enrichment(np.zeros(1000), truth) == pytest.approx(1.0), "ties count as expected"
 
 
 def test_bedroc_is_1_for_a_perfect_list_0_for_the_worst_and_that_of_rdkit() -> None:
     truth = np.zeros(500)
     truth[:25] = 1
     scores = -np.arange(500.0)
-    assert metrics.bedroc(scores, truth) == pytest.approx(1.0, abs=1e-6)
-    assert metrics.bedroc(-scores, truth) == pytest.approx(0.0, abs=1e-6)
+    assert molecule_metrics.bedroc(scores, truth) == pytest.approx(1.0, abs=1e-6)
+    assert molecule_metrics.bedroc(-scores, truth) == pytest.approx(0.0, abs=1e-6)
     scoring = pytest.importorskip("rdkit.ML.Scoring.Scoring", reason="molecules need the extra chem")
     order = np.random.default_rng(1).permutation(500)
     expected = scoring.CalcBEDROC([[int(item)] for item in truth[order]], 0, 20.0)
-    assert metrics.bedroc(scores, truth[order]) == pytest.approx(expected, abs=1e-6)
+    assert molecule_metrics.bedroc(scores, truth[order]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_regression_metrics_by_hand() -> None:

@@ -95,13 +95,13 @@ def find_base(base: str, default: str, cache: Path, task: str) -> Found:
 
     Raises:
         NotFoundError: there is no such folder or entry, and the hub does not have it or cannot be reached.
-        UsageError: the entry is for other tasks.
+        UsageError: the entry is for other tasks, and not this one's default.
     """
     why = "the default" if base == "auto" else "asked for"
     wanted = default if base == "auto" else base
     known = next((item for item in catalogue().values() if wanted in (item.name, item.hub or item.name)), None)
     if known is not None:
-        if task not in known.tasks:
+        if task not in known.tasks and wanted != default:
             mine = ", ".join(item.name for item in catalogue().values() if task in item.tasks)
             raise UsageError(f"{known.name} is a base for {', '.join(known.tasks)}", where="--base", fix=f"try: {mine}")
         facts: dict[str, Any] = {"label": known.hub or known.name, "license": known.license}

@@ -9,7 +9,8 @@ import tiny
 from budwood.core.bundle import Bundle
 from budwood.core.errors import BundleError, DataError
 from budwood.engine.predictor import Predictor
-from budwood.tasks.text_classification import MAX_CHARACTERS, TextClassification
+from budwood.engine.text_task import MAX_CHARACTERS
+from budwood.tasks.text_classification import TextClassification
 
 SINGLE = TextClassification(("bad", "good"))
 MULTI = TextClassification(("a", "b", "c"), multi_label=True)

@@ -1,7 +1,8 @@
 """`budwood plan`: what `adapt` would do and cost, and what more labels would bring."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +30,9 @@ from budwood.cli.screen import Screen, points
 
 if TYPE_CHECKING:
     from budwood.stages.results import Planned
+
+
+METRICS = {"roc_auc": "ROC AUC", "r2": "R²"}
 
 
 def plan(
@@ -93,14 +97,24 @@ def show(screen: Screen, result: "Planned", data: Path) -> None:
     screen.line(f"time      {duration(result.seconds)} on {result.cores} cores{over}")
     screen.line(f"memory    {result.memory_mb:,.0f} MB")
     screen.line(f"energy    {result.energy_wh:.2f} Wh, {result.co2_g:.2f} g of CO2 ({result.energy_method})")
-    if result.curve is None:
-        screen.line("labels    too few rows for a learning curve, or answers without one right label")
-    else:
-        shown = ", ".join(
-            f"{size:,}: {100 * score:.1f} %"
-            for size, score in zip(result.curve["sizes"], result.curve["scores"], strict=True)
-        )
-        screen.line(f"labels    the baseline by rows learnt from: {shown}")
-        gain = points(result.curve["gain"], result.curve["ci"])
-        screen.line(f"          twice the labels: {gain} points")
+    for line in curve_lines(result.curve):
+        screen.line(line)
     screen.next(f"budwood adapt {data}")
+
+
+def curve_lines(curve: "Mapping[str, Any] | None") -> list[str]:
+    """The baseline's learning curve and its next step, or that there is none."""
+    if curve is None:
+        return ["labels    no learning curve: too few rows, or no quick baseline with one right answer a row"]
+    metric = curve["metric"]
+    shares = metric == "accuracy"
+    shown = ", ".join(
+        f"{size:,}: {f'{100 * score:.1f} %' if shares else f'{score:.3f}'}"
+        for size, score in zip(curve["sizes"], curve["scores"], strict=True)
+    )
+    low, high = curve["ci"]
+    gain = (
+        f"{points(curve['gain'], (low, high))} points" if shares else f"{curve['gain']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    )
+    named = "" if shares else f", {METRICS.get(metric, metric)}"
+    return [f"labels    the baseline by rows learnt from{named}: {shown}", f"          twice the labels: {gain}"]

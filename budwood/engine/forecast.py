@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from budwood.engine.linear_head import fit
 
-__all__ = ["Forecast", "forecast", "next_gain"]
+__all__ = ["LEVELS", "MIN_ROWS", "Forecast", "extrapolated", "forecast", "next_gain"]
 
 MIN_ROWS = 80
 """With fewer rows a tenth of them says nothing."""
@@ -30,16 +30,18 @@ SLOWER = (0.4, 0.7, 1.0)
 
 @dataclass(frozen=True)
 class Forecast:
-    """The learning curve of the baseline, in shares of right answers, and what twice the labels would add."""
+    """The learning curve of the baseline, and what twice the labels would add."""
 
     sizes: tuple[int, ...]
     """Rows learnt from."""
     scores: tuple[float, ...]
-    """Mean accuracy on held-out rows at each size."""
+    """Mean score on held-out rows at each size."""
     gain: float
     """Expected gain of twice the last size."""
     ci: tuple[float, float]
     """Its interval: 95 % of the luck of the draws, and the range of exponents that were seen on public text sets."""
+    metric: str = "accuracy"
+    """What the scores are; 1 is the best."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,14 +65,26 @@ def forecast(
         sizes = [len(pool) >> (LEVELS - 1 - level) for level in range(LEVELS)]
         curves.append([accuracy(embeddings, targets, pool[:size], held, n_labels, penalty) for size in sizes])
     scores = np.asarray(curves)
-    gains = [next_gain(1 - scores[np.arange(REPEATS) != left].mean(axis=0)) for left in range(REPEATS)]
+    noise = float(np.sqrt(2 * scores[:, -1].mean() * (1 - scores[:, -1].mean()) / len(targets)))
+    return extrapolated(sizes, scores, noise=noise)
+
+
+def extrapolated(
+    sizes: Sequence[int], scores: NDArray[np.float64], *, noise: float = 0.0, metric: str = "accuracy"
+) -> Forecast:
+    """The forecast from scores (draws, sizes) of which 1 is the best; each size is twice the one before.
+
+    Args:
+        noise: the standard error of a score from the number of held-out rows alone, where it can be told.
+    """
+    draws = len(scores)
+    gains = [next_gain(1 - scores[np.arange(draws) != left].mean(axis=0)) for left in range(draws)]
     low, mean, high = (next_gain(1 - scores.mean(axis=0), slower) for slower in SLOWER)
     # Leave one draw out (jackknife): the draws share rows, so their plain spread would be too small a guess.
-    error = float(np.sqrt((REPEATS - 1) / REPEATS * np.sum((np.asarray(gains) - np.mean(gains)) ** 2)))
-    noise = float(np.sqrt(2 * scores[:, -1].mean() * (1 - scores[:, -1].mean()) / len(targets)))
+    error = float(np.sqrt((draws - 1) / draws * np.sum((np.asarray(gains) - np.mean(gains)) ** 2)))
     half = Z * float(np.hypot(error, noise / 2))
     ci = (max(mean - float(np.hypot(half, mean - low)), 0.0), mean + float(np.hypot(half, high - mean)))
-    return Forecast(tuple(sizes), tuple(scores.mean(axis=0).tolist()), mean, ci)
+    return Forecast(tuple(sizes), tuple(scores.mean(axis=0).tolist()), mean, ci, metric)
 
 
 def next_gain(errors: Sequence[float] | NDArray[np.float64], slower: float = SLOWER[1]) -> float:

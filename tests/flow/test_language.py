@@ -114,9 +114,6 @@ def test_what_is_not_built_for_writing_is_said(written) -> None:
     folder, _ = written
     with pytest.raises(UsageError, match=r"models for text_generation cannot be shrunk: .* not built yet"):
         flow.shrink("stories", store=folder / "models")
-    with pytest.raises(UsageError, match="plan foresees tasks with a linear head only") as caught:
-        flow.plan(folder / "stories.txt", base=str(folder / "base"), store=folder / "models")
-    assert "--max-minutes" in caught.value.fix
 
 
 def test_the_program_of_the_card_writes_without_budwood(written) -> None:

@@ -36,6 +36,10 @@ class Smiles(Step):
     gives: ClassVar[frozenset[str]] = frozenset({"torch", "onnx"})
     tasks: ClassVar[frozenset[str]] = frozenset({"molecule_property"})
 
+    def readings(self, pretrained: bool) -> int:
+        """How many times the molecules are read, at most."""
+        return self.epochs or (PRETRAINED_EPOCHS if pretrained else NEW_EPOCHS)
+
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         from budwood.engine.smiles_training import Molecules, predict, train_smiles
 
@@ -55,7 +59,7 @@ class Smiles(Step):
             rate=self.learning_rate or (PRETRAINED_RATE if pretrained else NEW_RATE),
             head_rate=self.learning_rate or NEW_RATE,
             batch_size=self.batch_size,
-            epochs=self.epochs or (PRETRAINED_EPOCHS if pretrained else NEW_EPOCHS),
+            epochs=self.readings(pretrained),
         )
         known = len(held) > 0
         calibration = task.calibrate(predict(model, held, model.variants)["logits"], held.targets) if known else {}

@@ -4,6 +4,7 @@ The same methods encode and decode in training, evaluation and serving, so the t
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
@@ -49,6 +50,9 @@ def brief(answer: Mapping[str, Any]) -> str:
         return ", ".join(f"{name} {brief(part)}" for name, part in answer["properties"].items())
     if "value" in answer:
         return f"{answer['value']:.4g}"
+    if "objects" in answer:
+        counts = Counter(item["label"] for item in answer["objects"])
+        return ", ".join(f"{count} {label}" for label, count in counts.items()) or "(no objects)"
     if "perplexity" in answer:
         return f"perplexity {answer['perplexity']:.2f}"
     return str(answer.get("label", answer.get("text", "(no answer)")))
@@ -83,6 +87,8 @@ class Task(ABC):
     """Why models of this task cannot be shrunk; empty where they can."""
     needs_gain: ClassVar[bool] = False
     """Whether the baseline stays unless the adapted network is better on held-out rows, however few they are."""
+    default_top: ClassVar[int] = 3
+    """Alternatives, or objects, that an answer lists where nobody says how many."""
     length_is_work: ClassVar[bool] = False
     """Whether the length of a row says how long its answer takes; a server may then compute short ones in its loop."""
     penalties: ClassVar[tuple[float, ...]] = (1.0, 3.0, 10.0, 30.0, 100.0)
@@ -191,6 +197,18 @@ class Task(ABC):
             raise UsageError(f"{self.name} has no option {name!r}", where=flag, fix=f"leave out {flag}")
         return self
 
+    def notes(self) -> tuple[str, ...]:
+        """What was decided about the labels, to be printed as `key=value  # why`; nothing by default."""
+        return ()
+
+    def method_for(self, asked: str, n_rows: int) -> tuple[str, str] | None:
+        """The method to try beside the baseline, and why; None leaves it to the rows of each class.
+
+        Raises:
+            UsageError: the method that was asked for is not for this task.
+        """
+        return None
+
     def fit_to(self, folder: Path) -> Self:
         """The same task with its limits lowered to what the base model in `folder` can read."""
         return self
@@ -204,15 +222,36 @@ class Task(ABC):
     def row_scores(self, answers: Sequence[Answer], rows: Sequence[Row]) -> NDArray[np.float64]:
         """How right each answer is, in [0, 1]; the mean is the headline metric."""
 
+    def quality(self, answers: Sequence[Answer], rows: Sequence[Row]) -> NDArray[np.float64]:
+        """How good each answer is, in [0, 1]: what ways to learn are compared by on held-out rows.
+
+        The row scores, or where these are right or wrong only, a proper score that fewer rows can decide by. Answers
+        come with all their alternatives.
+        """
+        return self.row_scores(answers, rows)
+
     @abstractmethod
     def metrics(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
         """Further metrics, by their standard names."""
+
+    def measuring(self) -> Self:
+        """The same task with answers that hold all that `row_scores` and `metrics` need; itself by default."""
+        return self
 
     def intervals(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
         """95 % intervals of those further metrics that are printed beside the headline metric; none by default."""
         return {}
 
+    def chances(self, answers: Sequence[Answer], rows: Sequence[Row]) -> NDArray[np.float64] | None:
+        """The predicted chance of one event and whether it came (1 or 0), shape (rows, 2), where answers are risks."""
+        return None
+
     # Training half: torch is imported inside
+    @property
+    def head(self) -> str:
+        """What the linear head learns: `classes`, `numbers`, `events` or `hazards`, see `engine/head_fit.py`."""
+        return "classes"
+
     @classmethod
     @abstractmethod
     def take_base(cls, folder: Path, stage: Path) -> None:
@@ -235,6 +274,10 @@ class Task(ABC):
 
         `head` is its last linear layer, from the embedding to the logits.
         """
+
+    def prepare(self, model: Any) -> Any:
+        """The module that fine-tuning trains, from the one that `build` gave: the same one by default."""
+        return model
 
     def traceable(self, folder: Path) -> Any:
         """The module in the form that exports best."""

@@ -19,14 +19,24 @@ Batch = tuple[dict[str, Tensor], Tensor]
 
 
 def fine_tune(
-    studied: Lesson, context: Context, what: str, *, rate: float, head_rate: float, batch_size: int, epochs: int | None
+    studied: Lesson,
+    context: Context,
+    what: str,
+    *,
+    rate: float,
+    head_rate: float,
+    batch_size: int,
+    epochs: int | None,
+    first_layer: float = 1.0,
+    stop_early: bool = True,
 ) -> Trained:
-    """Train on the train rows, stop by the validation rows, keep the best epoch."""
+    """Train on the train rows; where `stop_early`, stop by the validation rows and keep the best epoch."""
     rows = Rows(studied.task, studied.encoder, studied.splits.train.rows)
     held = Rows(studied.task, studied.encoder, studied.splits.validation.rows)
     freeze_lookups(studied.model)
     per_epoch = rows.steps(batch_size)
-    plan = Plan(epochs or epochs_for(per_epoch), per_epoch, rate, head_rate, seed=context.seed)
+    epochs = epochs or epochs_for(per_epoch)
+    plan = Plan(epochs, per_epoch, rate, head_rate, seed=context.seed, first_layer=first_layer)
 
     def batches(epoch: int) -> Iterator[Batch]:
         for index, numbers in enumerate(rows.epoch(batch_size, context.seed, epoch)):
@@ -42,7 +52,7 @@ def fine_tune(
         within(plan, context.seconds, studied.model, batches, loss, context.work),
         batches,
         loss,
-        evaluate=(lambda model: validation_score(studied, model, held)) if len(held) else None,
+        evaluate=(lambda model: validation_score(studied, model, held)) if stop_early and len(held) else None,
         checkpoints=context.work / "checkpoints",
         progress=context.progress,
         seconds=context.seconds,

@@ -47,6 +47,8 @@ class Plan:
     patience: int = 3
     """Evaluations without a better score before the run stops."""
     seed: int = 0
+    first_layer: float = 1.0
+    """Learning rate of the first block of layers as a share of the last block's; geometric between them."""
     average: float = 0.0
     """Share of the old weights in a moving average, which is then what is scored and kept; 0 averages nothing."""
     head_names: tuple[str, ...] = ("head.",)
@@ -249,14 +251,35 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def groups(parameters: Sequence[tuple[str, nn.Parameter]], plan: Plan) -> list[dict[str, Any]]:
-    """Parameter groups: no weight decay on biases and norms, and the head's own learning rate."""
-    result = []
+    """Parameter groups: no weight decay on biases and norms, the head's own learning rate, less for the first layers."""
     heads = tuple(plan.head_names)
-    for is_head in (False, True):
-        for decays in (False, True):
-            chosen = [p for name, p in parameters if name.startswith(heads) == is_head and (p.ndim > 1) == decays]
-            rate = plan.head_learning_rate if is_head and plan.head_learning_rate else plan.learning_rate
-            decay = plan.weight_decay if decays else 0.0
-            if chosen:
-                result.append({"params": chosen, "lr": rate, "weight_decay": decay})
-    return result
+    heights = block_heights([name for name, _ in parameters if not name.startswith(heads)])
+    result: dict[tuple[bool, float, bool], dict[str, Any]] = {}
+    for name, parameter in parameters:
+        is_head, decays = name.startswith(heads), parameter.ndim > 1
+        height = 1.0 if is_head or plan.first_layer == 1 else heights[name]
+        rate = plan.learning_rate * plan.first_layer ** (1 - height)
+        group = {
+            "params": [],
+            "lr": plan.head_learning_rate if is_head and plan.head_learning_rate else rate,
+            "weight_decay": plan.weight_decay if decays else 0.0,
+        }
+        result.setdefault((is_head, height, decays), group)["params"].append(parameter)
+    return [result[key] for key in sorted(result)]
+
+
+def block_heights(names: Sequence[str]) -> dict[str, float]:
+    """How far from the input each parameter's block is, from 0 to 1, counted as modules are registered.
+
+    A block is what a name has up to its second number (`blocks.3`, `stages.1.layers.0`), or the module itself.
+    """
+    found: dict[str, int] = {}
+    for name in names:
+        found.setdefault(block_of(name), len(found))
+    return {name: found[block_of(name)] / max(1, len(found) - 1) for name in names}
+
+
+def block_of(name: str) -> str:
+    parts = name.split(".")[:-1]
+    numbers = [place for place, part in enumerate(parts) if part.isdigit()][:2]
+    return ".".join(parts[: numbers[-1] + 1] if numbers else parts)

@@ -22,6 +22,8 @@ FEW_PER_CLASS = 64
 FEW_ROWS = 2000
 TINY_ROWS = 200
 """Below this a fifth of the rows tells nothing, so every row is held out once."""
+TINY_HELD = 50
+"""Nor do fewer held-out rows than this, as long as fitting several times is cheap."""
 FOLDS = 4
 LARGE_ENCODER = 300_000_000
 """Parameters from which low-rank updates replace full fine-tuning."""
@@ -74,14 +76,18 @@ def split_rows(task: type[Task], rows: Dataset, test: Dataset | None, options: R
     return task.split_by(kind, rows, seed=seed)
 
 
-def choose(method: str, rows: Sequence[Row], n_parameters: int) -> Decision:
+def choose(method: str, rows: Sequence[Row], n_parameters: int, advised: tuple[str, str] | None = None) -> Decision:
     """The method to try beside the baseline; `auto` decides by the rows per class and the encoder's size.
+
+    `advised` is what a task knows better (`Task.method_for`): the method and why.
 
     Raises:
         UsageError: there is no such method.
     """
     if method not in METHODS:
         raise UsageError(f"no method {method!r}", where="--method", fix=f"choose one of: {', '.join(METHODS)}")
+    if advised is not None:
+        return Decision(*advised)
     multi_label = any(isinstance(row["label"], list | tuple) for row in rows)
     if method == "few_shot" and multi_label:
         fix = "use --method full, or auto"
@@ -114,7 +120,8 @@ def folds(splits: Splits) -> list[Splits]:
     Rows of one text or one group are held out together.
     """
     pool = joined(splits)
-    if len(pool) >= TINY_ROWS and len(splits.validation):
+    enough = len(splits.validation) >= (TINY_HELD if len(pool) <= FEW_ROWS else 1)
+    if len(pool) >= TINY_ROWS and enough:
         return [splits]
     units: dict[str, list[int]] = {}
     for i, item in enumerate(keep_together(pool.rows)):

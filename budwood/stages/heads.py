@@ -12,7 +12,6 @@ from budwood.core.bundle import Bundle
 from budwood.core.dataset import Splits
 from budwood.core.errors import UsageError
 from budwood.core.step import Step
-from budwood.engine.measure import score
 from budwood.engine.predictor import Predictor
 from budwood.engine.statistics import better
 from budwood.stages import choosing
@@ -21,10 +20,15 @@ from budwood.stages.workbench import HEAD, ONNX, Bench, Learned, measured
 
 __all__ = ["learn", "n_parameters"]
 
+EVERY = 1 << 20
+"""More alternatives than any answer has."""
+
 
 def learn(bench: Bench, splits: Splits) -> Learned:
     """Baseline first, then the method that suits the data; the winner on held-out rows gets its ONNX graph."""
-    choice = choosing.choose(bench.job.method, (*splits.train, *splits.validation), n_parameters(bench.base))
+    rows_known = (*splits.train, *splits.validation)
+    advised = bench.task.method_for(bench.job.method, len(rows_known))
+    choice = choosing.choose(bench.job.method, rows_known, n_parameters(bench.base), advised)
     bench.say("method", f"method={choice.method}  # {choice.why}")
     trials = choosing.folds(splits)
     bench.share_time(len(trials) + choosing.small(splits))
@@ -35,20 +39,21 @@ def learn(bench: Bench, splits: Splits) -> Learned:
     rows = splits
     if choosing.small(splits):
         rows = choosing.merged(splits)
-        chain = (HEAD, *(replace(item, **epochs_of(tried)) for item in chain[1:]))
+        chain = (HEAD, *(replace(item, **settings_of(tried)) for item in chain[1:]))
     with bench.stage("final fit"):
-        bench.make(rows, (HEAD,))
-        bench.make(rows, chain)
-    learned = guard(
-        bench, decision, splits, rows, chain, {"head": calibration(heads), decision.method: calibration(tried)}
-    )
+        calibrations = {"head": calibration(bench.make(rows, (HEAD,)), heads)}
+        calibrations[decision.method] = calibration(bench.make(rows, chain), tried)
+    learned = guard(bench, decision, splits, rows, chain, calibrations)
     return replace(learned, histories=[bundle.manifest.report.get("history", []) for bundle in tried])
 
 
-def calibration(bundles: list[Bundle]) -> dict[str, float]:
-    """What was fitted on the held-out rows, the median of the trials; the fit on all rows keeps it."""
-    fitted = [bundle.manifest.calibration for bundle in bundles]
-    return {name: float(median(item[name] for item in fitted)) for name in fitted[0]}
+def calibration(final: Bundle, trials: list[Bundle]) -> dict[str, float]:
+    """What the final fit has found on rows that it left out; where it left out none, the median of the trials."""
+    if final.manifest.calibration:
+        return dict(final.manifest.calibration)
+    fitted = [bundle.manifest.calibration for bundle in trials]
+    shared = [name for name in fitted[0] if all(name in item for item in fitted)]
+    return {name: float(median(item[name] for item in fitted)) for name in shared}
 
 
 def compare(
@@ -108,19 +113,25 @@ def step(folder: str, name: str) -> Any:
 
 
 def held_out(bundles: list[Bundle], trials: list[Splits]) -> Any:
-    """Scores of the held-out rows of all trials, in one vector."""
+    """Quality of the answers on the held-out rows of all trials, in one vector."""
     parts = []
     for bundle, trial in zip(bundles, trials, strict=True):
         with closing(Predictor.open(bundle, "torch")) as predictor:
-            parts.append(score(predictor, trial.validation.rows).per_row)
+            rows = trial.validation.rows
+            parts.append(predictor.task.quality(predictor.predict_all(rows, top=EVERY), rows))
     return np.concatenate(parts)
 
 
-def epochs_of(bundles: list[Bundle]) -> dict[str, Any]:
-    """How many epochs were best on held-out rows, for the fit on all rows; methods without epochs take none."""
-    histories = [bundle.manifest.report.get("history") for bundle in bundles]
-    best = [max(range(len(items)), key=lambda i: items[i][1]) + 1 for items in histories if items]
-    return {"epochs": int(median(best))} if best else {}
+def settings_of(bundles: list[Bundle]) -> dict[str, Any]:
+    """What held-out rows chose in the trials, for the fit on all rows: the epochs, the share of the new weights.
+
+    Methods that choose nothing by held-out rows take nothing.
+    """
+    reports = [bundle.manifest.report for bundle in bundles]
+    best = [max(range(len(items)), key=lambda i: items[i][1]) + 1 for item in reports if (items := item.get("history"))]
+    shares = [item["recipe"]["interpolation"] for item in reports if "interpolation" in item.get("recipe", {})]
+    epochs = {"epochs": int(median(best))} if best else {}
+    return epochs | ({"interpolation": float(median(shares))} if shares else {})
 
 
 def n_parameters(base: Bundle) -> int:

@@ -77,6 +77,12 @@ class ImageClassification(ImageTask):
         """1 for a right label, 0 for a wrong one."""
         return np.asarray([float(a["label"] == row["label"]) for a, row in zip(answers, rows, strict=True)])
 
+    def quality(self, answers: Sequence[Answer], rows: Sequence[Row]) -> NDArray[np.float64]:
+        """One less half the squared error of the probabilities, summed over the labels (Brier 1950)."""
+        shares = np.asarray([[answer["scores"].get(label, 0.0) for label in self.labels] for answer in answers])
+        truth = np.eye(len(self.labels))[self.targets(rows)]
+        return np.asarray(1 - ((shares - truth) ** 2).sum(axis=1) / 2)
+
     def metrics(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
         """`macro_f1`, the recall of the worst class, and the accuracy when the least sure answers are left out."""
         given, actual = [{answer["label"]} for answer in answers], [{row["label"]} for row in rows]

@@ -14,7 +14,7 @@ from budwood.core.errors import StepError  # noqa: E402
 from budwood.core.step import silent  # noqa: E402
 from budwood.engine import checkpoint  # noqa: E402
 from budwood.engine.signals import Terminated  # noqa: E402
-from budwood.engine.train import Plan, groups, train  # noqa: E402
+from budwood.engine.train import Plan, block_heights, groups, train  # noqa: E402
 
 PLAN = Plan(epochs=4, steps_per_epoch=5, learning_rate=0.05, patience=10)
 AVERAGED = replace(PLAN, average=0.9)
@@ -81,6 +81,22 @@ def test_a_moving_average_is_what_is_scored_and_kept(tmp_path: Path) -> None:
 def test_parameters_are_told_apart_by_the_starts_of_their_names() -> None:
     plan = replace(PLAN, head_learning_rate=0.5, head_names=("body.",))
     assert [group["lr"] for group in groups(list(net().named_parameters()), plan)] == [0.05, 0.05, 0.5, 0.5]
+
+
+def test_the_first_layers_learn_at_a_share_of_the_rate_of_the_last() -> None:
+    names = ("stem.weight", "stem.bias", "blocks.0.conv.weight", "blocks.1.conv.0.weight", "blocks.1.conv.2.weight")
+    parameters = [(name, torch.nn.Parameter(torch.zeros(1, 1))) for name in (*names, "head.weight")]
+    plan = replace(PLAN, learning_rate=1.0, head_learning_rate=2.0, first_layer=0.01)
+    found = {id(item): group["lr"] for group in groups(parameters, plan) for item in group["params"]}
+    rates = [found[id(item)] for _, item in parameters]
+    assert rates == pytest.approx([0.01, 0.01, 0.01 ** (2 / 3), 0.01 ** (1 / 3), 1.0, 2.0])
+    assert {group["lr"] for group in groups(parameters, replace(plan, first_layer=1.0))} == {1.0, 2.0}
+
+
+def test_a_block_ends_at_the_second_number_of_a_name() -> None:
+    names = ["stages.0.layers.0.conv.0.weight", "stages.0.layers.0.conv.1.weight", "stages.0.layers.1.conv.0.weight"]
+    assert list(block_heights(names).values()) == [0.0, 0.0, 1.0]
+    assert block_heights(["a.weight"]) == {"a.weight": 0.0}
 
 
 @pytest.mark.parametrize("plan", [PLAN, AVERAGED])

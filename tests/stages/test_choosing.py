@@ -1,5 +1,7 @@
 """The decisions of `adapt`: what is held out to compare methods on, and what is said of the outcome."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,13 @@ def test_every_fold_of_a_few_rows_holds_some_out(count: int) -> None:
     made = folds(splits([{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(count)]))
     assert all(len(fold.train) and len(fold.validation) for fold in made)
     assert sum(len(fold.validation) for fold in made) == count
+
+
+@pytest.mark.parametrize(("learn", "held", "times"), [(240, 40, 4), (240, 60, 1), (100, 90, 4), (2100, 40, 1)])
+def test_few_held_out_rows_are_multiplied_while_that_is_cheap(learn: int, held: int, times: int) -> None:
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(learn + held)]
+    made = folds(replace(splits(rows[:learn]), validation=Dataset.of(rows[learn:], "t")))
+    assert len(made) == times
 
 
 def test_a_method_that_was_asked_for_is_kept_and_the_verdict_says_so() -> None:

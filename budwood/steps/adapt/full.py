@@ -1,6 +1,6 @@
 """Fine-tune every weight, starting from the fitted head (linear probing, then fine-tuning: Kumar et al. 2022)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 from budwood.core.bundle import Bundle
@@ -10,7 +10,15 @@ from budwood.engine import graft
 
 __all__ = ["Full"]
 
-DEFAULTS: dict[str, Any] = {"learning_rate": 5e-5, "head_learning_rate": 5e-4, "batch_size": 16, "epochs": None}
+DEFAULTS: dict[str, Any] = {
+    "learning_rate": 5e-5,
+    "head_learning_rate": 5e-4,
+    "batch_size": 16,
+    "epochs": None,
+    "first_layer": 1.0,
+    "stop_early": True,
+    "interpolation": 1.0,
+}
 """For encoders of text (`learning_rate` of the encoder, `head_learning_rate` of the linear head)."""
 
 
@@ -24,6 +32,9 @@ class Full(Step):
     batch_size: int | None = None
     epochs: int | None = None
     """None: what the task advises for so many rows, else `DEFAULTS` and at least 600 updates in 3 to 20 epochs."""
+    interpolation: float | None = None
+    """Share of the fine-tuned weights, the rest being those of the parent. None: as the task advises, for whom None
+    means what the held-out rows say (see `engine/interpolation.py`)."""
 
     name: ClassVar[str] = "adapt.full"
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
@@ -43,10 +54,13 @@ class Full(Step):
         return epochs, epochs * n_rows
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
+        from budwood.engine import interpolation
         from budwood.engine.fine_tune import fine_tune, trained_report
 
         studied = graft.lesson(parent, context)
+        studied = replace(studied, model=studied.task.prepare(studied.model))
         chosen = self.chosen(studied.task, len(studied.splits.train))
+        before = interpolation.snapshot(studied.model)
         trained = fine_tune(
             studied,
             context,
@@ -55,7 +69,10 @@ class Full(Step):
             head_rate=chosen["head_learning_rate"],
             batch_size=chosen["batch_size"],
             epochs=chosen["epochs"],
+            first_layer=chosen["first_layer"],
+            stop_early=chosen["stop_early"],
         )
+        chosen["interpolation"] = interpolation.mix(studied, before, chosen["interpolation"])
         calibrated = graft.calibration(studied, studied.splits.validation.rows)
         return graft.save_child(
             parent, context, self, studied, calibrated, trained_report(trained) | {"recipe": chosen}

@@ -251,7 +251,7 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def groups(parameters: Sequence[tuple[str, nn.Parameter]], plan: Plan) -> list[dict[str, Any]]:
-    """Parameter groups: no weight decay on biases and norms, the head's own learning rate, less for the first layers."""
+    """Parameter groups: no weight decay on biases and norms, the head's own learning rate, less for first layers."""
     heads = tuple(plan.head_names)
     heights = block_heights([name for name, _ in parameters if not name.startswith(heads)])
     result: dict[tuple[bool, float, bool], dict[str, Any]] = {}
@@ -259,7 +259,7 @@ def groups(parameters: Sequence[tuple[str, nn.Parameter]], plan: Plan) -> list[d
         is_head, decays = name.startswith(heads), parameter.ndim > 1
         height = 1.0 if is_head or plan.first_layer == 1 else heights[name]
         rate = plan.learning_rate * plan.first_layer ** (1 - height)
-        group = {
+        group: dict[str, Any] = {
             "params": [],
             "lr": plan.head_learning_rate if is_head and plan.head_learning_rate else rate,
             "weight_decay": plan.weight_decay if decays else 0.0,

@@ -16,7 +16,6 @@ from budwood.engine.markup import code, fenced, markdown_table, text, yaml
 from budwood.engine.snippets import ONNX, PIPELINES, TORCH
 
 __all__ = [
-    "GRAMS_PER_KWH",
     "NAMES",
     "NUMBERS",
     "CardFacts",
@@ -27,8 +26,6 @@ __all__ = [
     "title_of",
 ]
 
-GRAMS_PER_KWH = 473.0
-"""Carbon dioxide equivalent of a kilowatt-hour, world average of 2024 (Ember, Global Electricity Review 2025)."""
 WORST = 10
 """Classes that the card lists."""
 NAMES = {
@@ -113,7 +110,6 @@ def span_of(metric: str, bounds: tuple[float, float]) -> str:
 
 def front_matter(draft: Draft, facts: CardFacts) -> str:
     quantized = any(step.name.startswith("shrink.quantize") for step in draft.history)
-    grams = facts.energy.wh / 1000 * GRAMS_PER_KWH
     fields: dict[str, Any] = {
         "license": draft.license,
         "library_name": "transformers" if "torch" in facts.formats else "onnx",
@@ -124,8 +120,8 @@ def front_matter(draft: Draft, facts: CardFacts) -> str:
         "datasets": [dataset_name(draft)],
         "metrics": sorted(draft.metrics),
         "co2_eq_emissions": {
-            "emissions": round(grams, 4),
-            "source": f"{facts.energy.method}; {GRAMS_PER_KWH:g} g per kWh, world average of 2024 (Ember)",
+            "emissions": round(facts.energy.grams, 4),
+            "source": f"{facts.energy.method}; {facts.energy.grams_per_kwh:.0f} g per kWh, {facts.energy.grid}",
             "training_type": "fine-tuning",
             "geographical_location": "not recorded",
             "hardware_used": str(facts.machine.get("cpu", "not recorded")),

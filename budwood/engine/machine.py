@@ -12,7 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from budwood.engine.carbon import CarbonTracker, open_tracker
+
 __all__ = [
+    "GRAMS_PER_KWH",
     "WATTS_PER_CORE",
     "Energy",
     "EnergyMeter",
@@ -29,6 +32,8 @@ InstructionSet = Literal["amx", "vnni", "avx512", "avx2", "arm-dot", "arm", "oth
 WATTS_PER_CORE = 10.0
 """Assumed power of one busy core with its share of the machine, where no meter can be read. Server and laptop cores
 draw about 4 to 15 watts; the assumption is stated wherever the estimate is shown."""
+GRAMS_PER_KWH = 473.0
+"""Carbon dioxide equivalent of a kilowatt-hour, world average of 2024 (Ember, Global Electricity Review 2025)."""
 
 FLAGS = (
     "avx2",
@@ -158,6 +163,14 @@ class Energy:
 
     wh: float
     method: str
+    grams_per_kwh: float = GRAMS_PER_KWH
+    """Of CO2, of the grid that was drawn from."""
+    grid: str = "world average of 2024 (Ember)"
+
+    @property
+    def grams(self) -> float:
+        """CO2 of this energy."""
+        return self.wh / 1000 * self.grams_per_kwh
 
 
 def cpu_seconds() -> float:
@@ -184,24 +197,32 @@ def rapl_joules() -> dict[str, tuple[float, float]]:
 class EnergyMeter:
     """`with EnergyMeter() as meter: ...` and then `meter.energy`.
 
-    The processor's own meter (RAPL) where it can be read: it counts the whole machine, other work included. Otherwise
+    By codecarbon where it is installed and the environment names a country (`budwood.engine.carbon`). Otherwise by the
+    processor's own meter (RAPL) where it can be read: it counts the whole machine, other work included. Otherwise
     processor time times `watts_per_core`, which is an assumption and says so.
     """
 
     watts_per_core: float = WATTS_PER_CORE
     clock: Callable[[], float] = cpu_seconds
     _start: tuple[float, dict[str, tuple[float, float]]] = field(init=False, default=(0.0, {}))
+    _tracker: CarbonTracker | None = field(init=False, default=None)
 
     def __enter__(self) -> Self:
         self._start = (self.clock(), rapl_joules())
+        self._tracker = open_tracker()
         return self
 
     def __exit__(self, *error: object) -> None:
-        return None
+        if self._tracker is not None:
+            self._tracker.stop()
 
     @property
     def energy(self) -> Energy:
-        """Energy from entering the block until now."""
+        """Energy from entering the block until now, or until its end."""
+        if self._tracker is not None:
+            wh, grams = self._tracker.read()
+            intensity = 1000 * grams / wh if wh else GRAMS_PER_KWH
+            return Energy(wh, "codecarbon, offline, of this process", intensity, self._tracker.country)
         seconds, before = self._start
         after = rapl_joules()
         if before and after.keys() == before.keys():

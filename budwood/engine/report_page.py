@@ -12,7 +12,7 @@ from html import escape
 from budwood.core.bundle import Draft, Metric
 from budwood.core.page import PAGE_END, PAGE_START
 from budwood.core.report import ShrinkReport
-from budwood.engine.card import GRAMS_PER_KWH, NAMES, NUMBERS, CardFacts, figure_of, span_of, title_of
+from budwood.engine.card import NAMES, NUMBERS, CardFacts, figure_of, span_of, title_of
 from budwood.engine.drawing import Picture, legible
 from budwood.engine.report_facts import Mistake, Outcome, Reliability
 from budwood.engine.report_plots import HEAT_LABELS, MOST_BARS, Compared
@@ -233,14 +233,15 @@ def made(draft: Draft, facts: CardFacts) -> Iterator[str]:
         for number, step in enumerate(draft.history, 1)
     ]
     yield table(("", "step", "parameters"), steps)
-    grams = facts.energy.wh / 1000 * GRAMS_PER_KWH
     rows = [["base", f"{draft.base}, licence {draft.license}"]]
     if draft.data:
         sizes = ", ".join(f"{count:,} {split}" for split, count in draft.data.rows.items())
         rows.append(["data", f"{', '.join(draft.data.sources) or 'rows given in Python'}: {sizes}"])
         rows.append(["fingerprint", f"{draft.data.fingerprint}, split with seed {draft.data.seed}"])
     rows.append(["machine", str(facts.machine.get("cpu", "not recorded"))])
-    rows.append(["energy", f"{facts.energy.wh:.3f} Wh, about {grams:.2f} g of CO2 ({facts.energy.method})"])
+    rows.append(
+        ["energy", f"{facts.energy.wh:.3f} Wh, about {facts.energy.grams:.2f} g of CO2 ({facts.energy.method})"]
+    )
     yield table(("what", "which"), rows)
 
 

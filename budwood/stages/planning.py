@@ -16,7 +16,6 @@ from budwood.core.step import Progress
 from budwood.core.store import Store
 from budwood.core.task import Task
 from budwood.engine.base_model import import_base
-from budwood.engine.card import GRAMS_PER_KWH
 from budwood.engine.forecast import Forecast
 from budwood.engine.machine import EnergyMeter, peak_memory_mb, usable_cores
 from budwood.engine.threads import share_cores
@@ -94,8 +93,8 @@ def run(job: Job, store: Store, progress: Progress) -> Planned:
         stages={name: round(value, 1) for name, value in foreseen.stages.items()},
         memory_mb=round(peak_memory_mb(), 1),
         energy_wh=round(energy, 3),
-        co2_g=round(energy / 1000 * GRAMS_PER_KWH, 3),
-        energy_method=meter.energy.method,
+        co2_g=round(energy / 1000 * meter.energy.grams_per_kwh, 3),
+        energy_method=f"{meter.energy.method}; {meter.energy.grams_per_kwh:.0f} g per kWh, {meter.energy.grid}",
         curve=foreseen.curve.to_json() if foreseen.curve else None,
         probe_seconds=round(time.monotonic() - began, 1),
         cores=usable_cores(),

@@ -14,7 +14,7 @@ from typing import final
 from budwood.core.errors import DataError
 from budwood.core.task import Row
 from budwood.engine.collection import Collection
-from budwood.engine.columns import choose_columns
+from budwood.engine.columns import choose_columns, find, split_names
 from budwood.engine.image_rows import HEAD, Item, image_files, is_image_name, naming_table, reading_of
 from budwood.engine.reading import Reading, Source, describe, read_source, reader_of, typed_rows
 from budwood.engine.table import Place, Table, note
@@ -40,8 +40,12 @@ class ImageTable(Collection):
 
     def read(self, path: Path, target: str | None, input: str | None, group: str | None) -> Reading:
         source, column = self.source(path, input)
-        columns = choose_columns(source.table, source.path.name, target=target, input=column, group=group)
+        targets = split_names(source.table, target)
+        first = targets[0] if targets else None
+        columns = choose_columns(source.table, source.path.name, target=first, input=column, group=group)
         rows, more = typed_rows(source, columns)
+        if len(targets) > 1:
+            rows = with_all(rows, source, [find(source.table, name, source.path.name, "--target") for name in targets])
         files = found_files(source.path.parent, [str(row["text"]) for row in rows])
         items: list[Item] = []
         refused: list[tuple[Place, str]] = []
@@ -54,7 +58,7 @@ class ImageTable(Collection):
             else:
                 items.append(Item(found[0], place, {key: value for key, value in row.items() if key != "text"}))
         notes = [*source.table.notes, note("input", column, "it names image files"), *columns.notes, *more]
-        facts = {"sources": [describe(source)], "target": columns.target, "group": columns.group}
+        facts = {"sources": [describe(source)], "target": target or columns.target, "group": columns.group}
         return reading_of(items, source.path, notes, facts | {"input": [column]}, refused)
 
     def inputs(self, path: Path, input: str | None) -> list[Row]:
@@ -93,6 +97,15 @@ class ImageTable(Collection):
                 fix=f"--input {column}" if column else "write the names of the files, relative to the table",
             )
         return source, column
+
+
+def with_all(rows: Sequence[Row], source: Source, targets: Sequence[str]) -> list[Row]:
+    """Rows whose label has a value of each of several columns; none where a cell is empty."""
+    made: list[Row] = []
+    for row, cells in zip(rows, source.table.rows, strict=True):
+        values = {name: "" if cells[name] is None else str(cells[name]).strip() for name in targets}
+        made.append({**row, "label": values if all(values.values()) else ""})
+    return made
 
 
 def head_of(path: Path) -> Table:

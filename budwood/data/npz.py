@@ -1,6 +1,6 @@
 """Arrays of small images as MedMNIST has them: train_images, train_labels, val_images, … in one .npz file.
 
-Images are uint8 of shape (rows, height, width) or (rows, height, width, 3), labels integers of (rows,) or (rows, 1).
+Images are uint8 of shape (rows, height, width) or (rows, height, width, 3), labels numbers of (rows,) or (rows, 1).
 """
 
 import base64
@@ -46,7 +46,7 @@ class Npz(Collection):
         items: list[Item] = []
         for part, images, labels in arrays_of(path):
             for number, (image, label) in enumerate(zip(images, labels, strict=True), 1):
-                fields = {"label": str(int(label)), "split": SPLITS[part]}
+                fields = {"label": spelled(label.item()), "split": SPLITS[part]}
                 items.append(Item(data_uri(image), Place(f"{path.name}/{part}_images", number), fields))
         return reading_of(items, path, [note("split", "train, val, test", "the arrays name the splits")], {})
 
@@ -86,13 +86,17 @@ def checked(images: Any, labels: Any, part: str, path: Path) -> tuple[NDArray[np
             where=str(path),
             fix="uint8 of shape (rows, height, width) or (rows, height, width, 3)",
         )
-    if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in "iub":
+    if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in "iubf":
         raise DataError(
             f"{part}_labels is {labels.dtype} of shape {labels.shape}",
             where=str(path),
-            fix="one integer for each image",
+            fix="one number for each image",
         )
     return images, labels.reshape(-1)
+
+
+def spelled(label: float) -> str:
+    return str(int(label)) if float(label).is_integer() else repr(label)
 
 
 def data_uri(image: NDArray[np.uint8]) -> str:

@@ -29,7 +29,9 @@ TARGET_NAMES = (
 """The surest names, then names that mean the same only when nothing better is there."""
 OTHER_NAMES = frozenset({"id", "idx", "index", "uuid", "guid", "group", "split", "date", "timestamp", "user", "author"})
 MOLECULE_NAMES = frozenset({"smiles", "canonical_smiles", "isomeric_smiles"})
-KNOWN_NAMES = INPUT_NAMES[0] | INPUT_NAMES[1] | TARGET_NAMES[0] | TARGET_NAMES[1] | OTHER_NAMES | MOLECULE_NAMES
+IMAGE_NAMES = frozenset({"image", "images", "image_path", "img", "filename", "file_name", "photo"})
+TEXT_TABLE_NAMES = INPUT_NAMES[0] | INPUT_NAMES[1] | TARGET_NAMES[0] | TARGET_NAMES[1]
+KNOWN_NAMES = TEXT_TABLE_NAMES | OTHER_NAMES | MOLECULE_NAMES | IMAGE_NAMES
 
 SPLIT_COLUMN = "split"
 SAMPLE = 5_000

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from budwood.core.bundle import Bundle, DataRecord
 from budwood.core.dataset import Splits
 from budwood.core.errors import StepError
@@ -49,14 +52,22 @@ def data_record(splits: Splits) -> DataRecord:
     )
 
 
-def calibration(studied: Lesson, rows: Sequence[Row]) -> dict[str, float]:
-    """What makes the answers on held-out rows honest; nothing without such rows."""
+def calibration(
+    studied: Lesson, rows: Sequence[Row], left_out: tuple[NDArray[Any], NDArray[Any]] | None = None
+) -> dict[str, float]:
+    """What makes the answers on held-out rows honest; nothing without such rows.
+
+    `left_out` are logits and targets of training rows, from models that had not seen them; they count as held out.
+    """
     from budwood.engine.batching import Rows, run
 
-    if not rows:
+    parts = [] if left_out is None else [left_out]
+    if rows:
+        logits = run(studied.model, Rows(studied.task, studied.encoder, rows), "logits")
+        parts.append((logits, studied.task.targets(rows)))
+    if not parts:
         return {}
-    logits = run(studied.model, Rows(studied.task, studied.encoder, rows), "logits")
-    return studied.task.calibrate(logits, studied.task.targets(rows))
+    return studied.task.calibrate(*(np.concatenate(found) for found in zip(*parts, strict=True)))
 
 
 def save_child(

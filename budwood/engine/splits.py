@@ -25,6 +25,7 @@ from budwood.engine.table import note
 __all__ = ["identity", "labels_of", "make_splits"]
 
 ORDER = ("test", "validation", "train")
+Classes = Callable[[Row], list[str]]
 SHOT_VALIDATION = 0.2
 """Share of the K examples of a class that is used to choose by, not to learn from."""
 
@@ -47,6 +48,7 @@ def make_splits(
     shots: int | None = None,
     test_share: float = 0.15,
     validation_share: float = 0.15,
+    named: Callable[[Row], list[str]] | None = None,
 ) -> Splits:
     """Split rows by the guarantee above; `Splits.notes` says what was decided and removed.
 
@@ -57,13 +59,15 @@ def make_splits(
         shots: learn from this many rows a class only, a fifth of them for validation; the rest is unused.
         test_share, validation_share: of all rows; 70/15/15 leaves enough to learn from and at a few hundred rows
             still tells apart models that differ by several points.
+        named: the classes of a row, which each split gets its share of; its labels where this is left out.
 
     Raises:
         DataError: fewer than two classes, or too few rows to hold any out.
         UsageError: a share or the number of shots is out of range.
     """
     check_shares(test_share, validation_share, shots)
-    check_classes(dataset)
+    classes_of = named or labels_of
+    check_classes(dataset, classes_of)
     notes: list[str] = []
     keyed = keep_together([*dataset.rows, *(test.rows if test is not None else ())])
     own, given = keyed[: len(dataset)], keyed[len(dataset) :]
@@ -78,10 +82,10 @@ def make_splits(
     shares = (0.0 if parts["test"] else test_share, 0.0 if parts["validation"] else validation_share)
     notes += remove_leaks(parts)
     if shares != (0.0, 0.0):
-        place(parts, shares, seed, by_shots=shots is not None)
+        place(parts, shares, seed, classes_of, by_shots=shots is not None)
     if shots is not None:
         notes += draw_shots(parts, shots, seed, validate=shares[1] > 0)
-    return finish(parts, dataset, test, seed, notes)
+    return finish(parts, dataset, test, seed, notes, classes_of)
 
 
 def check_shares(test_share: float, validation_share: float, shots: int | None) -> None:
@@ -93,10 +97,10 @@ def check_shares(test_share: float, validation_share: float, shots: int | None) 
         raise UsageError(f"{shots} examples a class are too few", where="--shots", fix="--shots 8")
 
 
-def check_classes(dataset: Dataset) -> None:
+def check_classes(dataset: Dataset, classes_of: Classes) -> None:
     if not any("label" in row for row in dataset):  # texts to learn writing from
         return
-    classes = Counter(label for row in dataset for label in labels_of(row))
+    classes = Counter(label for row in dataset for label in classes_of(row))
     if len(classes) < 2:
         names = ", ".join(repr(label) for label in classes) or "none"
         raise DataError(
@@ -155,13 +159,15 @@ def remove_leaks(parts: dict[str, list[Keyed]]) -> list[str]:
     return notes
 
 
-def place(parts: dict[str, list[Keyed]], shares: tuple[float, float], seed: int, *, by_shots: bool) -> None:
+def place(
+    parts: dict[str, list[Keyed]], shares: tuple[float, float], seed: int, classes_of: Classes, *, by_shots: bool
+) -> None:
     """Move rows from train to test and validation, as far as these are to be carved out of it."""
     units: dict[str, list[Keyed]] = defaultdict(list)
     for item in parts["train"]:
         units[item.unit].append(item)
     strata: dict[str, list[str]] = defaultdict(list)
-    stratum = strata_of(parts["train"])
+    stratum = strata_of(parts["train"], classes_of)
     for unit, items in units.items():
         strata[min(stratum(item) for item in items)].append(unit)
     if by_shots:
@@ -175,12 +181,12 @@ def place(parts: dict[str, list[Keyed]], shares: tuple[float, float], seed: int,
         parts[placed[item.unit]].append(item)
 
 
-def strata_of(items: Sequence[Keyed]) -> Callable[[Keyed], str]:
+def strata_of(items: Sequence[Keyed], classes_of: Classes) -> Callable[[Keyed], str]:
     """What a row is stratified by: its label, the rarest of several; nothing where rows come in groups."""
     if any(item.row.get("group") is not None for item in items):
         return lambda item: ""
-    counts = Counter(label for item in items for label in labels_of(item.row))
-    return lambda item: min(labels_of(item.row), key=lambda label: (counts[label], label), default="")
+    counts = Counter(label for item in items for label in classes_of(item.row))
+    return lambda item: min(classes_of(item.row), key=lambda label: (counts[label], label), default="")
 
 
 def place_stratum(units: Sequence[str], shares: tuple[float, float], seed: int) -> dict[str, str]:
@@ -238,7 +244,12 @@ def strata_by_label(items: Sequence[Keyed]) -> Mapping[str, str]:
 
 
 def finish(
-    parts: Mapping[str, Sequence[Keyed]], dataset: Dataset, test: Dataset | None, seed: int, notes: list[str]
+    parts: Mapping[str, Sequence[Keyed]],
+    dataset: Dataset,
+    test: Dataset | None,
+    seed: int,
+    notes: list[str],
+    classes_of: Classes,
 ) -> Splits:
     if not parts["train"] or not parts["test"]:
         empty = "train" if not parts["train"] else "test"
@@ -247,7 +258,7 @@ def finish(
             where=", ".join(dataset.sources) or "the data",
             fix="add rows (3 or more a class), or give other rows with --test",
         )
-    counts = {name: Counter(label for item in parts[name] for label in labels_of(item.row)) for name in ORDER}
+    counts = {name: Counter(label for item in parts[name] for label in classes_of(item.row)) for name in ORDER}
     missing = sorted(set(counts["test"]) - set(counts["train"]))
     if missing:
         notes.append(note("not learnt", ", ".join(missing[:5]), f"{len(missing)} classes of test have no training row"))

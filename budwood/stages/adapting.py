@@ -27,7 +27,7 @@ from budwood.engine.reading import named_files, read_dataset
 from budwood.engine.release import REPORT, release
 from budwood.engine.report_plots import Compared, Progressed
 from budwood.engine.threads import share_cores
-from budwood.stages import choosing
+from budwood.stages import choosing, self_training
 from budwood.stages.results import Adapted
 from budwood.stages.workbench import Bench, Job, Learned
 
@@ -43,9 +43,13 @@ def run(job: Job, store: Store, progress: Progress) -> Adapted:
         splits = read(job, progress)
         task, found = plan_task(job, splits, store)
         name = job.name or name_of(Path(job.data))
-        key = digest(
-            {"job": [str(splits.fingerprint), task.to_json(), found.label, job.method, job.seed, job.max_minutes]}
-        )
+        unlabelled = self_training.read(job, task, splits)
+        wanted = [str(splits.fingerprint), task.to_json(), found.label, job.method, job.seed, job.max_minutes]
+        if unlabelled is not None:
+            wanted.append(unlabelled.dataset.fingerprint)
+            for note in unlabelled.notes:
+                progress("data", 0, 0, note)
+        key = digest({"job": wanted})
         with store.lock(f"adapt-{key[:24]}") as folder:
             if job.fresh:
                 remove_folder(folder)
@@ -53,7 +57,13 @@ def run(job: Job, store: Store, progress: Progress) -> Adapted:
             base = import_base(found, store.work("bases"), type(task))
             bench = Bench(base, task.fit_to(base.path), folder, job, progress, meter, began)
             bench.say("base", f"base={found.label}  # {found.why}; license {base.manifest.license}")
-            learned = learner(task)(bench, splits)
+            for note in bench.task.notes():
+                bench.say("labels", note)
+            if unlabelled is None:
+                learned = learner(task)(bench, splits)
+            else:
+                learned = self_training.learn(bench, splits, unlabelled.dataset)
+            splits = learned.splits or splits
             store.save_splits(splits)
             with bench.stage("publish"):
                 entry, scores = publish(bench, store, name, splits, learned)
@@ -79,6 +89,7 @@ def run(job: Job, store: Store, progress: Progress) -> Adapted:
         energy_wh=round(meter.energy.wh, 4),
         stages=bench.stages,
         split=learned.split,
+        unlabelled=learned.unlabelled,
         metrics=scores.metrics,
         intervals=bench.task.intervals(scores.answers, splits.test.rows),
     )
@@ -165,6 +176,7 @@ def publish(bench: Bench, store: Store, name: str, splits: Splits, learned: Lear
         "baseline": {"method": baseline.method, "score": baseline.score, "ci": list(baseline.ci)},
         "stages": dict(bench.stages),
         **({"split": learned.split} if learned.split else {}),
+        **({"unlabelled": dict(learned.unlabelled)} if learned.unlabelled else {}),
     }
     out = bench.folder / "release"
     shutil.rmtree(out, ignore_errors=True)

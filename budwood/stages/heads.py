@@ -1,7 +1,8 @@
 """Learning for tasks whose model ends in a linear head: the head alone first, then the method that suits the data."""
 
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -18,20 +19,40 @@ from budwood.stages import choosing
 from budwood.stages.results import Baseline
 from budwood.stages.workbench import HEAD, ONNX, Bench, Learned, measured
 
-__all__ = ["learn", "n_parameters"]
+__all__ = ["Fit", "calibration", "fit", "held_out", "learn", "n_parameters"]
 
 EVERY = 1 << 20
 """More alternatives than any answer has."""
 
 
+@dataclass(frozen=True)
+class Fit:
+    """What was learnt, and from what: all that another fit with more rows needs."""
+
+    learned: Learned
+    models: Sequence[Bundle]
+    """The models of the method that ships, one for each trial."""
+    trials: Sequence[Splits]
+    """The rows that each of them learnt from, and those that it had not seen."""
+    trial_chain: tuple[Step, ...]
+    rows: Splits
+    """What the last fit learnt from."""
+    chain: tuple[Step, ...]
+
+
 def learn(bench: Bench, splits: Splits) -> Learned:
     """Baseline first, then the method that suits the data; the winner on held-out rows gets its ONNX graph."""
+    return fit(bench, splits).learned
+
+
+def fit(bench: Bench, splits: Splits, times: int = 1) -> Fit:
+    """The same, with the models on the way. All of it will be done so many `times`, which share the minutes."""
     rows_known = (*splits.train, *splits.validation)
     advised = bench.task.method_for(bench.job.method, len(rows_known))
     choice = choosing.choose(bench.job.method, rows_known, n_parameters(bench.base), advised)
     bench.say("method", f"method={choice.method}  # {choice.why}")
     trials = choosing.folds(splits)
-    bench.share_time(len(trials) + choosing.small(splits))
+    bench.share_time(times * (len(trials) + choosing.small(splits)))
     with bench.stage("head"):
         heads = [bench.make(trial, (HEAD,)) for trial in trials]
     decision, tried = compare(bench, choice, trials, heads)
@@ -44,7 +65,10 @@ def learn(bench: Bench, splits: Splits) -> Learned:
         calibrations = {"head": calibration(bench.make(rows, (HEAD,)), heads)}
         calibrations[decision.method] = calibration(bench.make(rows, chain), tried)
     learned = guard(bench, decision, splits, rows, chain, calibrations)
-    return replace(learned, histories=[bundle.manifest.report.get("history", []) for bundle in tried])
+    learned = replace(learned, histories=[bundle.manifest.report.get("history", []) for bundle in tried])
+    if learned.method == "head":
+        return Fit(learned, heads, trials, (HEAD,), rows, (HEAD,))
+    return Fit(learned, tried, trials, (HEAD, step("adapt", learned.method)()), rows, chain)
 
 
 def calibration(final: Bundle, trials: list[Bundle]) -> dict[str, float]:
@@ -102,7 +126,13 @@ def guard(
         why=why,
         model=final,
         calibration=calibrations[method],
-        baseline=Baseline("head", baseline_scores.value, baseline_scores.ci),
+        baseline=Baseline(
+            "head",
+            baseline_scores.value,
+            baseline_scores.ci,
+            baseline_scores.metrics,
+            bench.task.intervals(baseline_scores.answers, splits.test.rows),
+        ),
         n_train=len(rows.train),
         curve=baseline.manifest.report.get("curve"),
     )

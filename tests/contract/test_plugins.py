@@ -29,7 +29,8 @@ def test_a_task_goes_to_json_and_back_and_scores_its_own_truth(name: str) -> Non
     assert kind.from_json(task.to_json()) == task
     assert kind.from_rows(rows).to_json() == task.to_json()
     assert len(task.targets(rows)) == len(task.lengths(rows)) == len(rows)
-    truth = [{"label": row.get("label"), "labels": row.get("label"), "perplexity": 1.0} for row in rows]
+    names = ("label", "labels", "value")
+    truth = [{**dict.fromkeys(names, row.get("label")), "perplexity": 1.0} for row in rows]
     assert task.row_scores(truth, rows).mean() == 1.0
     try:
         assert all(task.parse({field: row[field] for field in task.inputs}) for row in rows)

@@ -1,4 +1,4 @@
-"""Frozen encoder and logistic regression on its embeddings: seconds, and the baseline that others must beat."""
+"""Frozen encoder and a linear head on its embeddings: seconds, and the baseline that others must beat."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -8,7 +8,7 @@ import numpy as np
 from budwood.core.bundle import Bundle
 from budwood.core.step import Context, Step
 from budwood.core.task import Task
-from budwood.engine import graft, linear_head
+from budwood.engine import graft, head_fit, linear_head
 
 __all__ = ["Head"]
 
@@ -41,13 +41,16 @@ class Head(Step):
         views = embeddings(studied.model, rows)
         n_labels = studied.model.head.out_features
         own, n_views = views[0], len(views)
-        penalty = self.penalty or linear_head.choose_penalty(
-            own, rows.targets, n_labels, context.seed, studied.task.penalties
+        fitter = head_fit.fitter(studied.task.head)
+        penalty = self.penalty or fitter.choose(
+            own, rows.targets, n_labels, rows.rows, context.seed, studied.task.penalties
         )
         # All views of a row weigh as much as one row, so that the penalty keeps its meaning.
         seen, targets = views.reshape(-1, views.shape[2]), np.concatenate([rows.targets] * n_views)
-        linear_head.install(studied.model, linear_head.fit(seen, targets, n_labels, penalty / n_views))
-        calibrated = graft.calibration(studied, studied.splits.validation.rows)
+        linear_head.install(studied.model, fitter.fit(seen, targets, n_labels, penalty / n_views))
+        left_out = fitter.left_out(own, rows.targets, rows.rows, penalty, context.seed) if fitter.honest else None
+        known = None if left_out is None else (left_out, rows.targets)
+        calibrated = graft.calibration(studied, studied.splits.validation.rows, known)
         few = slice(CURVE_ROWS)  # rows are in the order of their hashes, so these are a draw
         curve = forecast(own[few], rows.targets[few], n_labels, penalty, context.seed)
         report = {"penalty": penalty, "curve": curve.to_json() if curve else None}

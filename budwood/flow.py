@@ -5,6 +5,7 @@ Every function here is a verb of the command line, with the same parameters and 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,6 +48,7 @@ def adapt(
     method: str = "auto",
     shots: int | None = None,
     options: Mapping[str, Any] | None = None,
+    unlabelled: Path | str | None = None,
     seed: int = 0,
     max_minutes: float | None = None,
     fresh: bool = False,
@@ -56,7 +58,8 @@ def adapt(
     """Adapt a pretrained model to a table, and publish the better of baseline and adapted model.
 
     Running the same call again resumes what was interrupted; `fresh` starts over. `options` go to the task:
-    `{"flip": False, "rotate": True}` for images.
+    `{"flip": False, "rotate": True}` for images. `unlabelled` is a folder or table of further rows: the surest answers
+    on them are learnt too, where that is better on held-out rows.
 
     Raises:
         DataError: the data cannot be used. UsageError: a parameter is off. NotFoundError: data or base is not there.
@@ -66,7 +69,7 @@ def adapt(
 
     extra = options or {}
     job = Job(data, task, base, name, target, input, group, test, method, shots, seed, max_minutes, fresh, split, extra)
-    return run(job, Store.default(store), progress)
+    return run(replace(job, unlabelled=unlabelled), Store.default(store), progress)
 
 
 def plan(

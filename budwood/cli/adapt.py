@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from budwood.cli.options import (
+    Base,
     Data,
     Group,
     ImageSize,
@@ -21,6 +22,7 @@ from budwood.cli.options import (
     Target,
     Task,
     Test,
+    Unlabelled,
     image_options,
 )
 from budwood.cli.progress import duration
@@ -57,9 +59,7 @@ def about(base: "Known", defaults: set[str]) -> str:
 def adapt(
     data: Data,
     task: Task = "auto",
-    base: Annotated[
-        str, typer.Option(metavar="BASE", help="The pretrained model: a folder or a name; --list-bases shows some.")
-    ] = "auto",
+    base: Base = "auto",
     list_bases: Annotated[
         bool,
         typer.Option("--list-bases", is_eager=True, callback=show_bases, help="Show what is known by name, and end."),
@@ -75,6 +75,7 @@ def adapt(
     no_flip: NoFlip = False,
     rotate: Rotate = False,
     image_size: ImageSize = None,
+    unlabelled: Unlabelled = None,
     seed: Seed = 0,
     max_minutes: MaxMinutes = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, where an interrupted run would go on.")] = False,
@@ -102,6 +103,7 @@ def adapt(
             method=method,
             shots=shots,
             options=image_options(no_flip, rotate, image_size),
+            unlabelled=unlabelled,
             seed=seed,
             max_minutes=max_minutes,
             fresh=fresh,

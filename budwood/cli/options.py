@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "Base",
     "Data",
     "Group",
     "ImageSize",
@@ -24,6 +25,7 @@ __all__ = [
     "Target",
     "Task",
     "Test",
+    "Unlabelled",
     "choices",
     "image_options",
 ]
@@ -59,6 +61,16 @@ ImageSize = Annotated[
     int | None,
     typer.Option(
         "--image-size", metavar="PIXELS", help="Of images: what the network reads; less is faster.  [default: by base]"
+    ),
+]
+Base = Annotated[
+    str,
+    typer.Option("--base", metavar="BASE", help="The pretrained model: a folder or a name; --list-bases shows some."),
+]
+Unlabelled = Annotated[
+    Path | None,
+    typer.Option(
+        "--unlabelled", metavar="DATA", help="Rows without labels; the surest answers on them are learnt too."
     ),
 ]
 Test = Annotated[Path | None, typer.Option("--test", metavar="DATA", help="Test rows.  [default: set aside from DATA]")]

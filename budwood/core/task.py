@@ -85,6 +85,8 @@ class Task(ABC):
     """What `--split` may name, each a way to set rows aside; none where there is one way only."""
     no_shrink: ClassVar[str] = ""
     """Why models of this task cannot be shrunk; empty where they can."""
+    self_trains: ClassVar[bool] = False
+    """Whether its answers are one `label` with a `score`, the probability, so that a sure answer can be learnt from."""
     needs_gain: ClassVar[bool] = False
     """Whether the baseline stays unless the adapted network is better on held-out rows, however few they are."""
     default_top: ClassVar[int] = 3

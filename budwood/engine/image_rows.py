@@ -16,7 +16,7 @@ from budwood.engine.pixels import usable_cores
 from budwood.engine.reading import Reading
 from budwood.engine.table import Place, note
 
-__all__ = ["Item", "image_files", "is_image_name", "naming_table", "reading_of"]
+__all__ = ["Item", "check", "image_files", "is_image_name", "naming_table", "reading_of"]
 
 CHECKED_EDGE = 64
 """JPEGs are checked at an eighth of their size: all of the file is read, and most of the arithmetic is saved."""

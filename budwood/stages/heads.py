@@ -1,6 +1,5 @@
 """Learning for tasks whose model ends in a linear head: the head alone first, then the method that suits the data."""
 
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from statistics import median
@@ -30,9 +29,9 @@ class Fit:
     """What was learnt, and from what: all that another fit with more rows needs."""
 
     learned: Learned
-    models: Sequence[Bundle]
+    models: list[Bundle]
     """The models of the method that ships, one for each trial."""
-    trials: Sequence[Splits]
+    trials: list[Splits]
     """The rows that each of them learnt from, and those that it had not seen."""
     trial_chain: tuple[Step, ...]
     rows: Splits

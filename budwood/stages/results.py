@@ -60,6 +60,9 @@ class Adapted:
     """Further metrics on the same rows."""
     intervals: Mapping[str, Span] = field(default_factory=dict)
     """95 % intervals of those that are printed beside the score."""
+    unlabelled: Mapping[str, Any] | None = None
+    """Of rows without labels: how many `rows` there were, how many were `added`, `per_class`, the `threshold` of the
+    probability, the `gain` on held-out rows with its `gain_ci` and `p`, and whether that model was `shipped`."""
 
     def to_json(self) -> dict[str, Any]:
         return facts(self)

@@ -44,6 +44,8 @@ class Job:
     split: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     """What only some tasks take; the task checks it."""
+    unlabelled: Path | str | None = None
+    """A folder or a table of rows without labels to learn from."""
 
 
 @dataclass
@@ -106,6 +108,10 @@ class Learned:
     """The baseline's learning curve."""
     split: str = ""
     """How the test rows were set apart, where a score means little without it."""
+    splits: Splits | None = None
+    """The rows with those that the way to learn has added; None where it added none."""
+    unlabelled: Mapping[str, Any] | None = None
+    """What became of the rows without labels, where there were any."""
 
     @property
     def adapted(self) -> bool:

@@ -28,6 +28,7 @@ class ImageClassification(ImageTask):
 
     name: ClassVar[str] = "image_classification"
     metric: ClassVar[str] = "accuracy"
+    self_trains: ClassVar[bool] = True
     pipeline_tag: ClassVar[str] = "image-classification"
 
     def to_json(self) -> dict[str, Any]:

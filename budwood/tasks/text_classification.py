@@ -36,6 +36,10 @@ class TextClassification(TextTask):
         return "samples_f1" if self.multi_label else "accuracy"
 
     @property
+    def self_trains(self) -> bool:  # type: ignore[override]  # it depends on the kind of labels
+        return not self.multi_label
+
+    @property
     def n_outputs(self) -> int:
         return len(self.labels)
 

@@ -28,7 +28,7 @@ HEAVY = (
 
 FLAGS = {
     "adapt": "--task --base --name --target --input --group --test --method --shots --no-flip --rotate --image-size "
-    "--seed --max-minutes --fresh --store",
+    "--unlabelled --seed --max-minutes --fresh --store",
     "evaluate": "--target --input --store",
     "predict": "--file -o --top --store",
     "shrink": "--max-drop --max-p95-ms --max-mb --max-minutes --data --name --store",

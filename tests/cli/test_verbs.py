@@ -46,7 +46,7 @@ def test_adapt_passes_every_flag_on(run, fake, adapted):
     verb = fake("adapt", adapted)
     line = (
         "adapt rows.csv --task text_classification --base folder --name n --target y --input a,b --group g "
-        "--test t.csv --split random --method lora --shots 8 --no-flip --rotate --image-size 160 "
+        "--test t.csv --split random --method lora --shots 8 --no-flip --rotate --image-size 160 --unlabelled more "
         "--seed 4 --max-minutes 2.5 --fresh --store s"
     )
     assert run(*line.split()).code == 0
@@ -63,6 +63,7 @@ def test_adapt_passes_every_flag_on(run, fake, adapted):
         "method": "lora",
         "shots": 8,
         "options": {"flip": False, "rotate": True, "image_size": 160},
+        "unlabelled": Path("more"),
         "seed": 4,
         "max_minutes": 2.5,
         "fresh": True,

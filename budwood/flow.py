@@ -153,7 +153,7 @@ def predict(
     made = screening(model, inputs, file, question, store=store, progress=progress)
     if made is not None:
         return rows_of(made)
-    return answers(Store.default(store).resolve(model), inputs, file, input, 3 if top is None else top)
+    return answers(Store.default(store).resolve(model), inputs, file, input, top)
 
 
 def generate(

@@ -5,7 +5,7 @@ Readers of single tables extend `Reader` of `engine/table.py`; a collection that
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from budwood.core import registry
 from budwood.core.task import Row
@@ -18,6 +18,9 @@ __all__ = ["Collection", "collection_of"]
 
 class Collection(ABC):
     """What a file in `budwood/data/` gives that reads something other than a table of texts."""
+
+    first: ClassVar[bool] = False
+    """Whether it is asked before the others, because what it claims they might claim as well."""
 
     @abstractmethod
     def claims(self, path: Path) -> bool:
@@ -38,10 +41,7 @@ class Collection(ABC):
 
 def collection_of(path: Path) -> Collection | None:
     """The collection reader that claims a path; None when it is left to the readers of tables."""
-    for name in registry.names("data"):
-        kind = registry.get("data", name)
-        if issubclass(kind, Collection):
-            collection: Collection = kind()
-            if collection.claims(path):
-                return collection
-    return None
+    kinds = [registry.get("data", name) for name in registry.names("data")]
+    collections: list[Collection] = [kind() for kind in kinds if issubclass(kind, Collection)]
+    collections.sort(key=lambda item: not item.first)
+    return next((item for item in collections if item.claims(path)), None)

@@ -38,8 +38,10 @@ __all__ = [
     "from_base64",
     "inspect_image",
     "open_image",
+    "open_upright",
     "plain_png",
     "read_source",
+    "stored_and_turn",
 ]
 
 Source = bytes | str | Path
@@ -115,14 +117,30 @@ def open_image(source: Source, at_least: int = 0) -> Image.Image:
         DataError: the bytes are not a JPEG, PNG, WebP, BMP, GIF or TIFF image, are damaged or end early, or the image
             is too large; `where` is the path, or `image`.
     """
+    return open_upright(source, at_least)[0]
+
+
+class Upright(NamedTuple):
+    """An image as it is meant to be seen, and the width and height that it has when it is decoded in full."""
+
+    image: Image.Image
+    width: int
+    height: int
+
+
+def open_upright(source: Source, at_least: int = 0) -> Upright:
+    """As `open_image`, with the size of the whole image: what boxes are measured in."""
     image, format_name = identify(read_source(source), label(source))
+    size = image.size
     try:
         if at_least and format_name == "JPEG":
             image.draft("RGB", (at_least, at_least))
         large = image.width * image.height > LARGE_PIXELS
         with ONE_LARGE if large else nullcontext():
             image.load()
-            return to_rgb(upright(image))
+            turned = to_rgb(upright(image))
+        lies = (turned.width < turned.height) != (image.width < image.height)
+        return Upright(turned, *(size[::-1] if lies else size))
     except DataError as error:
         raise DataError(error.cause, where=label(source), fix=error.fix) from error
     except BROKEN as error:
@@ -206,12 +224,28 @@ def identify(content: bytes, where: str) -> tuple[ImageFile, str]:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image as it was meant to be seen. Damaged EXIF says nothing, so the pixels stay as they are."""
-    try:
-        how = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
-    except BROKEN:
-        how = None
+    """The image as it was meant to be seen."""
+    how = UPRIGHT.get(orientation_of(image))
     return image if how is None else image.transpose(how)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation. Damaged EXIF says nothing, so the pixels stay as they are."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except BROKEN:
+        return 1
+    return found if found in UPRIGHT else 1
+
+
+def stored_and_turn(source: Source) -> tuple[int, int, int]:
+    """Width and height of an image as it is stored, and its EXIF orientation (1 where it is upright); header only.
+
+    Raises:
+        DataError: as `inspect_image`.
+    """
+    image, _ = identify(read_source(source), label(source))
+    return (*image.size, orientation_of(image))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

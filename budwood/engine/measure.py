@@ -8,7 +8,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import comb
 from typing import Any
 
@@ -77,6 +77,7 @@ def score(
     """
     if not rows:
         raise DataError("there are no rows to score", where="rows", fix="give a table with labelled rows")
+    predictor = replace(predictor, task=predictor.task.measuring())
     start = time.perf_counter()
     answers, logits = (
         predictor.predict_with_logits(rows, batch_size)

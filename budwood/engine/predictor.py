@@ -45,11 +45,11 @@ class Predictor:
         kind: type[Runtime] = registry.get("runtimes", runtime)
         return cls(task, task.encoder(bundle.path), kind.open(bundle, threads), bundle.manifest.calibration)
 
-    def predict(self, rows: Sequence[Row], top: int = 3) -> list[Answer]:
-        """Answers for one batch of rows that `task.parse` has accepted."""
-        return self.task.answer(rows, self.encoder, self.runtime.run, self.calibration, top)
+    def predict(self, rows: Sequence[Row], top: int | None = None) -> list[Answer]:
+        """Answers for one batch of rows that `task.parse` has accepted; `top` is the task's own when left out."""
+        return self.task.answer(rows, self.encoder, self.runtime.run, self.calibration, top or self.task.default_top)
 
-    def predict_all(self, rows: Sequence[Row], batch_size: int | None = None, top: int = 3) -> list[Answer]:
+    def predict_all(self, rows: Sequence[Row], batch_size: int | None = None, top: int | None = None) -> list[Answer]:
         """Answers for any number of rows, in their order; rows of like length share a batch, so little is padded."""
         answers: list[Answer] = [{}] * len(rows)
         for batch in batches(self.task.lengths(rows), batch_size or self.task.batch_size):
@@ -58,7 +58,7 @@ class Predictor:
         return answers
 
     def predict_with_logits(
-        self, rows: Sequence[Row], batch_size: int | None = None, top: int = 3
+        self, rows: Sequence[Row], batch_size: int | None = None, top: int | None = None
     ) -> tuple[list[Answer], NDArray[Any]]:
         """As `predict_all`, with the logits before calibration, shape (rows, …), from the same pass."""
         answers: list[Answer] = [{}] * len(rows)
@@ -66,7 +66,7 @@ class Predictor:
         for batch in batches(self.task.lengths(rows), batch_size or self.task.batch_size):
             encoded = self.encoder([rows[i] for i in batch])
             outputs = self.finished(encoded)
-            found = self.task.decode(outputs, self.calibration, top)
+            found = self.task.decode(outputs, self.calibration, top or self.task.default_top)
             for index, answer, note, row in zip(batch, found, encoded.notes, outputs["logits"], strict=True):
                 answers[index], logits[index] = answer | note, row
         return answers, np.asarray(logits)

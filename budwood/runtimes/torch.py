@@ -34,7 +34,8 @@ class TorchRuntime(Runtime):
 
     def run(self, inputs: Arrays) -> Arrays:
         with self._torch.inference_mode():
-            tensors = {name: self._torch.from_numpy(value) for name, value in inputs.items()}
+            wanted = getattr(self._model, "inputs", inputs)
+            tensors = {name: self._torch.from_numpy(value) for name, value in inputs.items() if name in wanted}
             return {name: value.numpy() for name, value in self._model(**tensors).items()}
 
     def close(self) -> None:

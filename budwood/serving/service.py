@@ -124,7 +124,7 @@ class Service:
     def top(self, request: Request) -> int:
         """`?top=K`: how many alternatives an answer lists. Raises HttpError 422."""
         if not request.scope["query_string"]:
-            return TOP
+            return request.model.task.default_top
         query = request.query()
         unknown: Any = sorted(set(query) - {"top"})
         if unknown:
@@ -134,5 +134,3 @@ class Service:
             raise HttpError(422, f"top must be a whole number from 1 to {self.limits.top}", field="top")
         return int(value)
 
-
-TOP = 3

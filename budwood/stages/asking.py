@@ -98,7 +98,7 @@ def fits(task: Task, row: Row) -> bool:
 
 
 def answers(
-    entry: Entry, inputs: Sequence[Any], file: Path | str | None, input: str | None, top: int
+    entry: Entry, inputs: Sequence[Any], file: Path | str | None, input: str | None, top: int | None
 ) -> Iterator[Mapping[str, Any]]:
     """Answers in the order of the inputs. Every input is checked before the first answer is given.
 
@@ -107,7 +107,7 @@ def answers(
     Raises:
         UsageError: there is nothing to answer. DataError: an input is not what the task takes.
     """
-    if top < 1:
+    if top is not None and top < 1:
         raise UsageError(f"--top {top} makes no sense", where="--top", fix="give 1 or more")
     task = task_of(entry.bundle)
     rows = [checked(task, item, f"input {i}") for i, item in enumerate(inputs, 1)]
@@ -131,7 +131,7 @@ def checked(task: Task, item: Any, where: str) -> Row:
         raise DataError(error.cause, where=f"{where}: {error.where}", fix=error.fix) from error
 
 
-def chunked(bundle: Bundle, rows: Sequence[Row], top: int) -> Iterator[Mapping[str, Any]]:
+def chunked(bundle: Bundle, rows: Sequence[Row], top: int | None) -> Iterator[Mapping[str, Any]]:
     remaining = iter(rows)
     fields = task_of(bundle).inputs
     with closing(Predictor.open(bundle)) as predictor:
@@ -141,7 +141,7 @@ def chunked(bundle: Bundle, rows: Sequence[Row], top: int) -> Iterator[Mapping[s
                 yield {**shown, **answer}
 
 
-def tolerant(predictor: Predictor, rows: Sequence[Row], top: int) -> Sequence[Mapping[str, Any]]:
+def tolerant(predictor: Predictor, rows: Sequence[Row], top: int | None) -> Sequence[Mapping[str, Any]]:
     """Answers; where an input turns out to be broken, it alone has no answer."""
     try:
         return predictor.predict_all(rows, top=top)

@@ -29,7 +29,7 @@ def test_a_task_goes_to_json_and_back_and_scores_its_own_truth(name: str) -> Non
     assert kind.from_json(task.to_json()) == task
     assert kind.from_rows(rows).to_json() == task.to_json()
     assert len(task.targets(rows)) == len(task.lengths(rows)) == len(rows)
-    names = ("label", "labels", "value")
+    names = ("label", "labels", "value", "objects")
     truth = [{**dict.fromkeys(names, row.get("label")), "perplexity": 1.0} for row in rows]
     assert task.row_scores(truth, rows).mean() == 1.0
     try:

@@ -38,10 +38,10 @@ class Onnx(Step):
         draft_path = context.work / "model.onnx"
         context.work.mkdir(parents=True, exist_ok=True)
         model = reference.task.traceable(parent.path)
-        export_graph(model, sample_of(reference, model, rows), OUTPUTS, draft_path)
+        export_graph(model, sample_of(reference, model, rows), getattr(model, "outputs", OUTPUTS), draft_path)
         report: dict[str, Any] = {"tolerance": conformance.FLOAT_TOLERANCE, "golden_rows": len(rows)}
         plain = draft_path.read_bytes()
-        if self.fuse:
+        if self.fuse and getattr(model, "fusible", True):
             report["fused"] = fuse(draft_path, model.encoder.config)
             if not differs(reference, draft_path, golden) <= conformance.FLOAT_TOLERANCE:
                 draft_path.write_bytes(plain)

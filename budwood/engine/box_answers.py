@@ -1,0 +1,66 @@
+"""From a detector's outputs to objects: candidates, what is compared between runtimes, and what is reported.
+
+The serving half: numpy only.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from budwood.core.task import Arrays
+from budwood.engine.box_frame import as_shown
+from budwood.engine.boxes import areas, suppress
+
+__all__ = ["LEAST_SCORE", "MOST_OBJECTS", "candidates", "objects_of"]
+
+MOST_CANDIDATES = 400
+MOST_OBJECTS = 100
+"""As in the COCO measure."""
+LEAST_SCORE = 0.01
+"""Of candidates; lower ones change no measure."""
+OVERLAP = 0.6
+"""Overlap with a better box of its label above which a box is the same object once more."""
+COMPARED = 64
+"""Logits of an image that runtimes are compared by."""
+
+
+def candidates(outputs: Arrays, laid: NDArray[Any]) -> Arrays:
+    """The best candidates of each image, in pixels of the image, and `logits` to compare runtimes by.
+
+    Args:
+        outputs: `logits` (batch, places, labels) and `boxes` (batch, places, 4) in pixels of the square.
+        laid: where each image lies in the square, shape (batch, 6): `Laid`.
+
+    Returns:
+        `found` of shape (batch, 400, 6): x1, y1, x2, y2, score, label number, the best first, zeros where there are
+        fewer. `logits` of shape (batch, 68): the highest logits in order and the mean box, weighted by score, which do
+        not depend on the order of the places: some detectors sort these, and runtimes break ties in their own ways.
+    """
+    found = np.zeros((len(laid), MOST_CANDIDATES, 6), np.float64)
+    compared = np.zeros((len(laid), COMPARED + 4), np.float32)
+    for image, (logits, boxes) in enumerate(zip(outputs["logits"], outputs["boxes"], strict=True)):
+        flat = logits.astype(np.float64).ravel()
+        best = np.argsort(-flat, kind="stable")[:MOST_CANDIDATES]
+        scores = 0.5 * (1 + np.tanh(0.5 * flat[best]))
+        place, label = np.divmod(best, logits.shape[1])
+        shown = as_shown(boxes[place], laid[image])
+        good = (scores >= LEAST_SCORE) & (areas(shown) > 0)
+        rows = np.column_stack([shown, scores, label])[good]
+        found[image, : len(rows)] = rows
+        top = flat[best[:COMPARED]]
+        compared[image, : len(top)] = top
+        weights = np.exp(logits.max(axis=1) - logits.max())
+        compared[image, COMPARED:] = (boxes * weights[:, None]).sum(axis=0) / (weights.sum() * max(boxes.max(), 1.0))
+    return {"found": found, "logits": compared}
+
+
+def objects_of(found: NDArray[Any], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The objects of one image, the surest first; of boxes that show the same one, the best."""
+    rows = found[found[:, 4] > 0]
+    kept = suppress(rows[:, :4], rows[:, 4], rows[:, 5], OVERLAP)[:MOST_OBJECTS]
+    return [
+        {"label": labels[int(row[5])], "score": round(float(row[4]), 6), "box": [round(float(v), 2) for v in row[:4]]}
+        for row in rows[kept]
+    ]

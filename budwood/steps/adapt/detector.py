@@ -1,0 +1,66 @@
+"""Learn to find objects: the head on a frozen backbone first, which is the baseline, then all of the network."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, final
+
+from budwood.core.bundle import Bundle
+from budwood.core.step import Context, Step
+from budwood.engine import graft
+
+__all__ = ["Detector"]
+
+FROZEN_SHARE = 0.2
+"""Of the granted time that the head alone gets; the self-test is part of it."""
+SPARE = 0.85
+"""Of a step's time that training may take: images are decoded and validation rows are scored besides."""
+
+
+@final
+@dataclass(frozen=True)
+class Detector(Step):
+    """`frozen` trains what decides on the features of the base; else everything but its first layers learns."""
+
+    frozen: bool = True
+    rate: float | None = None
+    """Of the backbone; None takes what suits the network."""
+    head_rate: float | None = None
+    images: int | None = None
+    """Images that are seen, repetitions included; None decides by the rows."""
+    self_test: bool = True
+
+    name: ClassVar[str] = "adapt.detector"
+    takes: ClassVar[frozenset[str]] = frozenset({"torch"})
+    gives: ClassVar[frozenset[str]] = frozenset({"torch"})
+    tasks: ClassVar[frozenset[str]] = frozenset({"object_detection"})
+
+    def apply(self, parent: Bundle, context: Context) -> Bundle:
+        from budwood.engine.box_augment import Variation
+        from budwood.engine.detector_judge import Judge
+        from budwood.engine.detector_training import Pictures, fit_detector
+        from budwood.engine.overfitting import by_heart
+
+        studied = graft.lesson(parent, context)
+        task: Any = studied.task
+        pictures = Pictures(task.frame(parent.path), studied.splits.train.rows, task.labels)
+        report: dict[str, Any] = {}
+        judge = Judge(studied)
+        if self.frozen and self.self_test:
+            report["self_test"] = by_heart(studied.model, pictures, judge.ap50, context)
+        share = FROZEN_SHARE if self.frozen else 1 - FROZEN_SHARE
+        limited = replace(context, seconds=None if context.seconds is None else SPARE * share * context.seconds)
+        held = studied.splits.validation.rows
+        recipe = studied.model.recipe(len(pictures), frozen=self.frozen)
+        given = {"rate": self.rate, "head_rate": self.head_rate, "images": self.images}
+        trained = fit_detector(
+            studied.model,
+            pictures,
+            replace(recipe, **{name: value for name, value in given.items() if value is not None}),
+            Variation(task.flip, task.rotate, mosaic=True),
+            limited,
+            "frozen backbone" if self.frozen else "fine-tuning",
+            evaluate=(lambda model: judge.quality(model, held)) if held else None,
+            cached=self.frozen,
+        )
+        report |= {"steps": trained.steps, "stopped": trained.stopped, "history": [list(x) for x in trained.history]}
+        calibrated = {"threshold": judge.threshold(studied.model, held)} if held else {}
+        return graft.save_child(parent, context, self, studied, calibrated, report)

@@ -9,6 +9,7 @@ from typer import Context
 from typer.main import get_command
 
 import budwood
+from budwood.cli.options import NUMBER_FLAGS
 from budwood.cli.program import app
 
 VERBS = ("doctor", "plan", "adapt", "evaluate", "predict", "generate", "compare", "shrink", "serve", "models", "export")
@@ -19,7 +20,7 @@ ERRORS = (
 )
 HEAVY = ("torch", "transformers", "sklearn", "scipy", "onnxruntime", "pyarrow", "numpy", "pydantic")
 
-ONLY_COMMAND = {"json", "help", "list_bases", "out", "no_flip", "rotate", "image_size"}
+ONLY_COMMAND = {"json", "help", "list_bases", "out", "no_flip", "rotate", "image_size"} | set(NUMBER_FLAGS)
 """Flags about how a result is shown, and where it is written; and the fields of tasks, in Python one mapping."""
 ONLY_PYTHON = {"progress", "options"}
 DIFFERENT_BY_NATURE = {

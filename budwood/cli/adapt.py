@@ -6,14 +6,19 @@ import typer
 
 from budwood.cli.options import (
     Base,
+    Bins,
     Data,
+    Dropout,
     Group,
+    Hidden,
+    Horizon,
     ImageSize,
     Input,
     Json,
     MaxMinutes,
     Method,
     NoFlip,
+    Positive,
     Rotate,
     Seed,
     Shots,
@@ -23,7 +28,7 @@ from budwood.cli.options import (
     Task,
     Test,
     Unlabelled,
-    image_options,
+    task_options,
 )
 from budwood.cli.progress import duration
 from budwood.cli.screen import Screen, percent, span
@@ -56,15 +61,22 @@ def about(base: "Known", defaults: set[str]) -> str:
     return f"{base.about}; the default" if base.name in defaults else base.about
 
 
+ListBases = Annotated[
+    bool,
+    typer.Option("--list-bases", is_eager=True, callback=show_bases, help="Show what is known by name, and end."),
+]
+
+Name = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Of the model.  [default: from DATA]")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, where an interrupted run would go on.")]
+
+
 def adapt(
+    context: typer.Context,
     data: Data,
     task: Task = "auto",
     base: Base = "auto",
-    list_bases: Annotated[
-        bool,
-        typer.Option("--list-bases", is_eager=True, callback=show_bases, help="Show what is known by name, and end."),
-    ] = False,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the model.  [default: from DATA]")] = None,
+    list_bases: ListBases = False,
+    name: Name = None,
     target: Target = None,
     input: Input = None,
     group: Group = None,
@@ -75,17 +87,21 @@ def adapt(
     no_flip: NoFlip = False,
     rotate: Rotate = False,
     image_size: ImageSize = None,
+    bins: Bins = None,
+    hidden: Hidden = None,
+    dropout: Dropout = None,
+    horizon: Horizon = None,
+    positive: Positive = None,
     unlabelled: Unlabelled = None,
     seed: Seed = 0,
     max_minutes: MaxMinutes = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, where an interrupted run would go on.")] = False,
+    fresh: Fresh = False,
     store: Store = None,
     json: Json = False,
 ) -> None:
     """Adapt a pretrained model to a table of labelled rows.
 
-    A baseline is trained first, and kept unless something better is found. The same command goes on after an
-    interruption. The result is a new version of the model NAME.
+    A baseline is kept unless something better is found. The same command goes on after an interruption.
     """
     with Screen(json, f"adapt: reading {data}") as screen:
         from budwood import flow
@@ -102,7 +118,7 @@ def adapt(
             split=split,
             method=method,
             shots=shots,
-            options=image_options(no_flip, rotate, image_size),
+            options=task_options(context),
             unlabelled=unlabelled,
             seed=seed,
             max_minutes=max_minutes,

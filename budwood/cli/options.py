@@ -2,14 +2,18 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 __all__ = [
     "Base",
+    "Bins",
     "Data",
+    "Dropout",
     "Group",
+    "Hidden",
+    "Horizon",
     "ImageSize",
     "Input",
     "Json",
@@ -17,6 +21,7 @@ __all__ = [
     "Method",
     "Model",
     "NoFlip",
+    "Positive",
     "Rotate",
     "Seed",
     "Shots",
@@ -27,7 +32,7 @@ __all__ = [
     "Test",
     "Unlabelled",
     "choices",
-    "image_options",
+    "task_options",
 ]
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="name, name:version, name@alias or a folder.")]
@@ -35,7 +40,8 @@ Data = Annotated[
     Path, typer.Argument(metavar="DATA", help="A table with labels (csv, tsv, jsonl, parquet), or a folder of tables.")
 ]
 Target = Annotated[
-    str | None, typer.Option("--target", metavar="COL", help="The column with the label.  [default: found]")
+    str | None,
+    typer.Option("--target", metavar="COL", help="The column with the label; of times: TIME,EVENT.  [default: found]"),
 ]
 Input = Annotated[
     str | None,
@@ -97,12 +103,30 @@ def choices(folder: str) -> str:
     return "|".join(["auto", *sorted(found)])
 
 
-def image_options(no_flip: bool, rotate: bool, image_size: int | None) -> dict[str, bool | int]:
-    """What a task should know of the images; nothing where no flag is given."""
-    given = {"flip": False if no_flip else None, "rotate": rotate or None, "image_size": image_size}
-    return {name: value for name, value in given.items() if value is not None}
+def task_options(context: typer.Context) -> dict[str, Any]:
+    """What a task should know of the data beside its columns; nothing where no flag is given."""
+    given = {name: context.params[name] for name in ("rotate", "image_size", *NUMBER_FLAGS)}
+    known = {name: value for name, value in given.items() if value not in (None, False)}
+    return {"flip": False, **known} if context.params["no_flip"] else known
 
 
+NUMBER_FLAGS = ("bins", "hidden", "dropout", "horizon", "positive")
+Bins = Annotated[
+    str | None,
+    typer.Option(metavar="EDGES", help="Of numbers and risks: where bins end, 0.06,0.16.  [default: five equal ones]"),
+]
+Hidden = Annotated[
+    int | None, typer.Option(metavar="UNITS", help="Of numbers and risks: a hidden layer, learnt by fine-tuning.")
+]
+Dropout = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Of --hidden: the share of its units that each step leaves out.")
+]
+Horizon = Annotated[
+    float | None, typer.Option(metavar="TIME", help="Of times to an event: the risk by then.  [default: the median]")
+]
+Positive = Annotated[
+    str | None, typer.Option(metavar="LABEL", help="Of risks: the label whose risk it is.  [default: found]")
+]
 Task = Annotated[str, typer.Option("--task", metavar=choices("tasks"), help="What is learnt.")]
 Method = Annotated[
     str, typer.Option("--method", metavar=choices("steps.adapt"), help="How to learn; auto decides by the rows.")

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from budwood.cli.options import (
+    Bins,
     Data,
+    Dropout,
     Group,
+    Hidden,
+    Horizon,
     ImageSize,
     Input,
     Json,
     MaxMinutes,
     Method,
     NoFlip,
+    Positive,
     Rotate,
     Seed,
     Shots,
@@ -23,7 +28,7 @@ from budwood.cli.options import (
     Target,
     Task,
     Test,
-    image_options,
+    task_options,
 )
 from budwood.cli.progress import duration
 from budwood.cli.screen import Screen, points
@@ -36,6 +41,7 @@ METRICS = {"roc_auc": "ROC AUC", "r2": "R²"}
 
 
 def plan(
+    context: typer.Context,
     data: Data,
     task: Task = "auto",
     base: Annotated[str, typer.Option(metavar="BASE", help="The pretrained model: a folder or a name.")] = "auto",
@@ -49,6 +55,11 @@ def plan(
     no_flip: NoFlip = False,
     rotate: Rotate = False,
     image_size: ImageSize = None,
+    bins: Bins = None,
+    hidden: Hidden = None,
+    dropout: Dropout = None,
+    horizon: Horizon = None,
+    positive: Positive = None,
     seed: Seed = 0,
     max_minutes: MaxMinutes = None,
     store: Store = None,
@@ -72,7 +83,7 @@ def plan(
             split=split,
             method=method,
             shots=shots,
-            options=image_options(no_flip, rotate, image_size),
+            options=task_options(context),
             seed=seed,
             max_minutes=max_minutes,
             store=store,

@@ -42,11 +42,11 @@ def release(
     pictures: Mapping[str, Path] | None = None,
     compared: Sequence[Compared] = (),
     progressed: Progressed | None = None,
+    embedding: Picture | None = None,
 ) -> Bundle:
     """A child of `bundle` with the same model, and with its test scores, reports, drift reference and README.md.
 
-    `pictures` are copied, by their names in the bundle; the report shows `pareto.svg`, the models that came before
-    (`compared`), and how the training went (`progressed`).
+    `pictures` are copied; the report shows `pareto.svg`, the models that came before (`compared`), and what is given.
     """
     task, machine, pooling = task_of(bundle), describe(), pooling_of(bundle)
     fitted = bundle.manifest.calibration if calibration is None else calibration
@@ -61,7 +61,7 @@ def release(
         calibration=dict(fitted),
     )
     models = (*compared, Compared("this model", scores.value, scores.ci))
-    drawn = draw_pictures(title_of(scores.metric), models, outcome, progressed or Progressed())
+    drawn = draw_pictures(title_of(scores.metric), models, outcome, progressed or Progressed(), embedding)
     facts = CardFacts(
         name=name,
         metric=scores.metric,

@@ -37,6 +37,7 @@ def report_page(
     parts = [
         ("right", "How right it is", [*metrics(draft, facts), *comparison(draft, compared, pictures)]),
         ("wrong", "Where it errs", [*confusions(outcome, pictures), *numbers(pictures), *classes(facts)]),
+        ("groups", "What looks alike to it", [*groups(pictures)]),
         ("sure", "How far its confidence can be trusted", [*calibration(outcome, pictures)]),
         ("errors", "The worst errors", [*errors(outcome.mistakes)]),
         ("candidates", "Candidates", [*candidates(facts.shrink, pictures)]),
@@ -144,6 +145,16 @@ def unwritten(labels: Sequence[str]) -> str:
 def numbers(pictures: Mapping[str, Picture]) -> Iterator[str]:
     if "numbers" in pictures:
         yield figure(pictures, "numbers", "Each dot is a test row: its true number, and the model's answer.")
+
+
+def groups(pictures: Mapping[str, Picture]) -> Iterator[str]:
+    if "embedding" in pictures:
+        text = (
+            "Each dot is a test row, coloured by its true label. Rows that lie together look alike to the network; a "
+        )
+        yield figure(
+            pictures, "embedding", f"{text}dot among another colour is an error of it or of the label (t-SNE)."
+        )
 
 
 def classes(facts: CardFacts) -> Iterator[str]:

@@ -59,16 +59,21 @@ class Progressed:
 
 
 def draw_pictures(
-    metric: str, compared: Sequence[Compared], outcome: Outcome, progressed: Progressed
+    metric: str,
+    compared: Sequence[Compared],
+    outcome: Outcome,
+    progressed: Progressed,
+    embedding: Picture | None = None,
 ) -> dict[str, Picture]:
-    """Every picture that the facts have something for, by name.
+    """Every picture that the facts have something for, by name; that of the embeddings is drawn before.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
     matplotlib = require("matplotlib", extra="train")
     with matplotlib.rc_context(STYLE):
-        return {picture.name: picture for picture in each(metric, compared, outcome, progressed)}
+        found = {picture.name: picture for picture in each(metric, compared, outcome, progressed)}
+    return found | ({embedding.name: embedding} if embedding else {})
 
 
 def each(metric: str, compared: Sequence[Compared], outcome: Outcome, progressed: Progressed) -> Iterator[Picture]:

@@ -20,6 +20,7 @@ from budwood.core.store import Entry, Store, check_name
 from budwood.core.task import Task
 from budwood.engine.base_model import import_base
 from budwood.engine.bases import Found, catalogue, find_base
+from budwood.engine.embedding_plot import embedding_picture
 from budwood.engine.machine import EnergyMeter, peak_memory_mb
 from budwood.engine.measure import Scores, score
 from budwood.engine.predictor import Predictor
@@ -168,6 +169,7 @@ def publish(bench: Bench, store: Store, name: str, splits: Splits, learned: Lear
     with closing(Predictor.open(final)) as predictor:
         honest = replace(predictor, calibration=learned.calibration)
         scores = score(honest, splits.test.rows, keep_logits="labels" in bench.task.to_json())
+        embedding = None if done else embedding_picture(honest, splits.test.rows, bench.job.seed)
     if done:  # a run that was killed after it had published
         return store.resolve(f"{name}:{done[-1].version}"), scores
     report: Mapping[str, Any] = {
@@ -192,5 +194,6 @@ def publish(bench: Bench, store: Store, name: str, splits: Splits, learned: Lear
         calibration=learned.calibration,
         compared=(Compared(f"baseline ({baseline.method})", baseline.score, baseline.ci),) if learned.adapted else (),
         progressed=Progressed(learned.histories if learned.adapted else (), learned.curve),
+        embedding=embedding,
     )
     return store.publish(name, described), scores

@@ -54,7 +54,8 @@ def test_adapt_publishes_a_bundle_that_every_library_opens(adapted: tuple[Path, 
     encoder = transformers.AutoModel.from_pretrained(str(bundle.path), local_files_only=True)
     assert encoder.config.num_hidden_layers == 2
     assert facts["report"] == str(bundle.path / "report.html")
-    assert {"report.html", "report/confusion.png"} <= set(bundle.manifest.files)
+    assert {"report.html", "report/confusion.png", "report/embedding.png"} <= set(bundle.manifest.files)
+    assert "What looks alike to it" in result.report.read_text()
     assert not list((store / ".work").glob("adapt-*[!k]/steps")), "the work folder of a finished run is removed"
 
 

@@ -32,6 +32,8 @@ LOOKED_AT = 64
 """Images whose size is looked up."""
 BATCH = 32
 UPDATES = 400
+FEW_ROWS = 1000
+"""Images below which fine-tuning is gentler."""
 ANY_SIZE = frozenset(
     ["bit", "convnext", "convnextv2", "efficientnet", "hgnet_v2", "mobilenet_v1", "mobilenet_v2", "regnet", "resnet"]
 )
@@ -186,10 +188,19 @@ class ImageTask(Task, ABC):
     def recipe(self, n_rows: int) -> dict[str, Any]:
         """From the fitted head, about 400 updates of 32 images in 4 to 20 epochs.
 
-        Few images are seen often and varied; networks with still BatchNorm bear a higher rate than text encoders.
+        Networks with still BatchNorm bear a higher rate than text encoders. Below a thousand images the rate is lower,
+        lowest in the first layers, and the run has its full length: too few are held out to tell epochs apart.
         """
-        epochs = min(20, max(4, -(-UPDATES * BATCH // max(n_rows, 1))))
-        return {"learning_rate": 3e-4, "head_learning_rate": 1e-3, "batch_size": BATCH, "epochs": epochs}
+        few = n_rows < FEW_ROWS
+        return {
+            "learning_rate": 2e-4 if few else 3e-4,
+            "head_learning_rate": 2e-4 if few else 1e-3,
+            "batch_size": BATCH,
+            "epochs": min(20, max(4, -(-UPDATES * BATCH // max(n_rows, 1)))),
+            "first_layer": 0.1 if few else 1.0,
+            "stop_early": not few,
+            "interpolation": None,
+        }
 
     def save_size(self, folder: Path) -> None:
         """Make the preprocessing in a saved folder state the size that was learnt with."""

@@ -186,7 +186,20 @@ def test_augmentation_varies_within_bounds_and_mirrors_only_where_allowed():
 
 
 def test_the_recipe_depends_on_the_rows():
-    assert [TASK.recipe(n)["epochs"] for n in (10, 1000, 3000, 100_000)] == [20, 13, 5, 4]
+    assert [TASK.recipe(n)["epochs"] for n in (10, 1000, 3000, 100_000)] == [10, 13, 5, 4]
+
+
+def test_few_images_are_tuned_more_gently_than_many() -> None:
+    few, many = TASK.recipe(300), TASK.recipe(3000)
+    assert few["learning_rate"] < many["learning_rate"]
+    assert few["first_layer"] < many["first_layer"] == 1.0
+    assert (few["stop_early"], many["stop_early"]) == (False, True)
+
+
+def test_the_quality_of_an_answer_is_a_proper_score_of_its_probabilities() -> None:
+    rows = [{"label": TASK.labels[0]}] * 3
+    answers = [{"scores": {TASK.labels[0]: share, TASK.labels[1]: 1 - share}} for share in (1.0, 0.5, 0.0)]
+    assert TASK.quality(answers, rows).tolist() == [1.0, 0.75, 0.0]
 
 
 def test_metrics_tell_what_leaving_out_the_unsure_brings():

@@ -81,10 +81,14 @@ class Task(ABC):
     """The way to learn: `heads` where the model ends in a linear head; see `budwood/stages/`."""
     writes: ClassVar[bool] = False
     """Whether its models write texts, token by token; a server then gives them threads of their own."""
+    explains: ClassVar[bool] = False
+    """Whether a request may ask for a picture of what its answer rests on, by `"explain": true`."""
     split_kinds: ClassVar[tuple[str, ...]] = ()
     """What `--split` may name, each a way to set rows aside; none where there is one way only."""
     no_shrink: ClassVar[str] = ""
     """Why models of this task cannot be shrunk; empty where they can."""
+    draws: ClassVar[bool] = False
+    """Whether `drawing` shows an input as a picture: for inputs that people read more easily so."""
     self_trains: ClassVar[bool] = False
     """Whether its answers are one `label` with a `score`, the probability, so that a sure answer can be learnt from."""
     needs_gain: ClassVar[bool] = False
@@ -180,6 +184,14 @@ class Task(ABC):
     def split_by(cls, kind: str, dataset: "Dataset", *, seed: int) -> "Splits":
         """The same, in one of the ways of `split_kinds`. Raises DataError when there are too few rows."""
         raise UsageError(f"{cls.name} rows are set aside in one way only", where="--split", fix="leave it out")
+
+    def drawing(self, row: Row) -> str:
+        """One `<svg>` element that shows the input, made of shapes and numbers only; see `draws`.
+
+        Raises:
+            DataError: this input cannot be drawn. UsageError: the task draws none.
+        """
+        raise UsageError(f"inputs of {self.name} are not drawn", where=self.name)
 
     def identity(self, row: Row) -> str:
         """What two rows share when they are the same input: by default the hash of the content, or the input fields.

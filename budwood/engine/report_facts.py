@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from budwood.core.errors import DataError
 from budwood.core.task import Answer, Calibration, Row, Task
 from budwood.engine.calibrate import brier, expected_calibration_error, probabilities
 from budwood.engine.card import ClassFacts
@@ -23,6 +24,8 @@ Span = tuple[float, float]
 BINS = 15
 """Equal bins of the confidence, as in the expected calibration error."""
 MOST_MISTAKES = 20
+MOST_DRAWN = 40_000
+"""Characters of one drawing: twenty of them are a fifth of what a page may have."""
 LONGEST_TEXT = 300
 THUMBNAIL = 112
 """Pixels of the longer side of an image's small copy."""
@@ -60,6 +63,8 @@ class Mistake:
     """The input, shortened; empty for an image."""
     image: bytes = b""
     """A small JPEG of an image."""
+    drawing: str = ""
+    """An `<svg>` element, where the task draws its inputs."""
 
 
 @dataclass(frozen=True)
@@ -223,8 +228,19 @@ def mistakes(
         image = thumbnail(value) if task.inputs[0] == "image" else b""
         given = answer.get("labels", answer.get("label", answer.get("value", answer.get("properties", ""))))
         text = "" if image else shortened(str(value))
-        found.append(Mistake(shown(row["label"]), shown(given), sure.get(i), text, image))
+        found.append(Mistake(shown(row["label"]), shown(given), sure.get(i), text, image, drawn(task, row)))
     return tuple(found)
+
+
+def drawn(task: Task, row: Row) -> str:
+    """The drawing of an input; empty where the task has none, or where it is too large for a page with others."""
+    if not task.draws:
+        return ""
+    try:
+        found = task.drawing(row)
+    except DataError:  # too large to be drawn
+        return ""
+    return found if len(found) <= MOST_DRAWN else ""
 
 
 def shown(value: Any) -> str:

@@ -206,6 +206,8 @@ def broken(label: str) -> str:
 
 
 def shown_input(item: Mistake) -> str:
+    if item.drawing:
+        return f"{item.drawing}<br>{escape(item.text)}"
     if not item.image:
         return escape(item.text)
     return f'<img src="data:image/jpeg;base64,{base64.b64encode(item.image).decode()}" alt="the image">'

@@ -54,6 +54,7 @@ async def stats(service: Service, request: Request) -> Response:
             "input": model.task.inputs[0],
             "writes": model.task.writes,
             "files": list(model.task.files),
+            "draws": model.task.draws,
             "report": bool(model.report),
             "predictions": {label: int(n) for label, n in service.board.predictions(model.index).items()},
         }

@@ -125,6 +125,7 @@ def content(route: Route) -> dict[str, Any]:
         "html": ("text/html", {"type": "string"}),
     }
     kind, schema = kinds[route.shape]
+        "drawing": ("image/svg+xml", {"type": "string"}),
     # OpenAPI 3.1 has no word for a stream of events, and readers differ in what they take for its value.
     events: dict[str, Any] = {"text/event-stream": {"schema": {}}} if route.shape in WRITING else {}
     return {kind: {"schema": schema}} | events
@@ -168,6 +169,7 @@ def schemas(models: Sequence[Model], limits: Limits) -> dict[str, Any]:
         "InferAnswer": INFER_ANSWER,
         "CompletionRequest": writing_request({"prompt": PROMPT}, limits),
         "ChatRequest": writing_request({"messages": MESSAGES}, limits),
+        "DrawingRequest": {"$ref": "#/components/schemas/Row"},
         "CompletionAnswer": COMPLETION_ANSWER,
         "Problem": PROBLEM,
         "PlainError": PLAIN,

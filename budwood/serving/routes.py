@@ -4,14 +4,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from budwood.serving import completions, inference_protocol, information, predict
+from budwood.serving import completions, drawing, inference_protocol, information, predict
 from budwood.serving.http import Request, Response
 from budwood.serving.service import Service
 
 __all__ = ["ROUTES", "Handler", "Route"]
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
-Shape = Literal["predict", "infer", "completion", "chat", "json", "text", "html"]
+Shape = Literal["predict", "drawing", "infer", "completion", "chat", "json", "text", "html"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ V2_VERSION = "/v2/models/{name}/versions/{version}"
 ROUTES = (
     Route("POST", "/predict", predict.predict, "Answer one input, or a list of inputs", "predict"),
     Route("POST", "/models/{name}/predict", predict.predict_named, "The same, by a model's name", "predict"),
+    Route("POST", "/models/{name}/drawing", drawing.drawing, "An input as a picture, where the task draws", "drawing"),
     Route("POST", "/invocations", predict.predict, "The same, where SageMaker looks for it", "predict"),
     Route("POST", "/v1/completions", completions.completions, "Go on from a prompt, OpenAI's way", "completion"),
     Route("POST", "/v1/chat/completions", completions.chat, "Answer in a chat, OpenAI's way", "chat"),

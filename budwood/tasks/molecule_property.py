@@ -60,6 +60,7 @@ class MoleculeProperty(Task):
     )
     learning: ClassVar[str] = "molecules"
     default_base: ClassVar[str] = "new:smiles-mini"
+    draws: ClassVar[bool] = True
     split_kinds: ClassVar[tuple[str, ...]] = ("scaffold", "scaffold_balanced", "random")
     no_shrink: ClassVar[str] = (
         "the fingerprint model has neither layers to leave out nor weights for int8, and no technique has been proven "
@@ -141,6 +142,11 @@ class MoleculeProperty(Task):
         label, score = (positive, value) if value >= 0.5 else (negative, 1 - value)
         scores = {positive: round(value, 6), negative: round(1 - value, 6)}
         return {"label": label, "score": round(score, 6), "scores": scores, "uncertainty": round(spread, 6)}
+
+    def drawing(self, row: Row) -> str:
+        from budwood.engine.molecule_drawing import draw_molecule
+
+        return draw_molecule(row["smiles"])
 
     def lengths(self, rows: Sequence[Row]) -> list[int]:
         return [len(row["smiles"]) for row in rows]

@@ -139,7 +139,7 @@ def test_type_and_see_the_answer(tab: Tab, evil: Handle) -> None:
     tab.wait_for("Number(document.getElementById('rate').textContent) > 0")
     tab.wait_for("document.querySelectorAll('#counts tr').length === 1")
     assert tab.js("document.getElementById('p50').textContent").endswith(" ms")
-    assert tab.js("document.querySelectorAll('img:not(#preview)').length") == 0
+    assert tab.js("document.querySelectorAll('img:not(#preview, #drawing)').length") == 0
     assert tab.js("document.title") == "Budwood"
     assert tab.complaints() == []
 
@@ -203,6 +203,26 @@ def test_a_text_is_written_as_it_comes_and_can_be_stopped(tab: Tab, tmp_path: Pa
         tab.wait_for("document.getElementById('written').textContent.length > 100")
         tab.js("document.getElementById('stop').click()")
         tab.wait_for("document.getElementById('ended').textContent === 'Stopped.'")
+        assert tab.complaints() == []
+        tab.open("about:blank")
+
+
+def test_a_molecule_is_drawn(tab: Tab, tmp_path: Path) -> None:
+    pytest.importorskip("rdkit", reason="molecules need the extra chem")
+    import compounds
+
+    with start([Served("drugs", "1", compounds.fingerprint_bundle(tmp_path))], limits=served.QUICK) as handle:
+        tab.open(handle.url)
+        tab.wait_for("document.getElementById('title').textContent === 'drugs 1'")
+        assert tab.js("document.querySelector('label[for=text]').textContent") == "SMILES"
+        ask = "document.getElementById('text').value = '{}'; document.getElementById('form').requestSubmit()"
+        tab.js(ask.format("c1ccccc1CCl"))
+        tab.wait_for("document.getElementById('drawing').naturalWidth === 320")
+        assert tab.js("document.getElementById('drawing').alt") == "Drawing of c1ccccc1CCl"
+        assert tab.js("document.getElementById('label').textContent") in ("0", "1")
+        tab.js(ask.format("not smiles"))
+        tab.wait_for("!document.getElementById('error').hidden")
+        assert tab.js("document.getElementById('drawing').hidden")
         assert tab.complaints() == []
         tab.open("about:blank")
 

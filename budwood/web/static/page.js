@@ -47,15 +47,35 @@ function row(label, value, share) {
   return line;
 }
 
+// A label, labels, a number, or a line for each property.
+function inShort(answer) {
+  if (answer.properties) return Object.entries(answer.properties).map(([name, part]) => `${name}: ${inShort(part)}`).join(", ");
+  if (answer.label === undefined && answer.value !== undefined) return String(Number(answer.value.toPrecision(4)));
+  return answer.label ?? (answer.labels?.length ? answer.labels.join(", ") : "no label");
+}
+
 function showAnswer(answer, seconds, reply) {
-  const label = answer.label ?? (answer.labels?.length ? answer.labels.join(", ") : "no label");
-  byId("label").textContent = label;
+  byId("label").textContent = inShort(answer);
   const scores = Object.entries(answer.scores ?? {});
   byId("scores").replaceChildren(...scores.map(([name, value]) => row(name, `${(value * 100).toFixed(1)} %`, value)));
   const version = reply.headers.get("x-model-version");
   const cut = answer.truncated ? " The text was longer than the model reads, and was cut." : "";
   byId("timing").textContent = `${(seconds * 1000).toFixed(1)} ms with the network, version ${version}.${cut}`;
   show("answer", true);
+}
+
+// The input as the server draws it. An SVG that is shown as an image runs nothing.
+async function draw(model, body) {
+  const reply = await fetch(`/models/${encodeURIComponent(model.name)}/drawing`, {
+    method: "POST",
+    headers: headers({ "content-type": "application/json" }),
+    body,
+  });
+  URL.revokeObjectURL(byId("drawing").src);
+  show("drawing", reply.ok);
+  if (!reply.ok) return;
+  byId("drawing").src = URL.createObjectURL(new Blob([await reply.arrayBuffer()], { type: "image/svg+xml" }));
+  byId("drawing").alt = `Drawing of ${JSON.parse(body)[model.input]}`;
 }
 
 const chosen = () => models[Number(byId("model").value) || 0];
@@ -89,6 +109,7 @@ function showField() {
   const reads = Boolean(chosen()?.files.length);
   const writes = Boolean(chosen()?.writes);
   show("text-row", !reads);
+  document.querySelector("label[for=text]").textContent = model?.input === "smiles" ? "SMILES" : "Text";
   show("file-row", reads);
   show("writing-row", writes);
   show("classes", !writes);
@@ -169,12 +190,15 @@ async function predict() {
   button.setAttribute("aria-disabled", "true");
   const start = performance.now();
   try {
-    const reply = await fetch(`/models/${encodeURIComponent(model.name)}/predict?top=5`, request(model));
+    const asked = request(model);
+    show("drawing", false);
+    const reply = await fetch(`/models/${encodeURIComponent(model.name)}/predict?top=5`, asked);
     const seconds = (performance.now() - start) / 1000;
     const answer = await reply.json();
     fail(reply.ok ? "" : `${answer.title}: ${answer.detail}`);
     show("answer", reply.ok);
     if (reply.ok) showAnswer(answer, seconds, reply);
+    if (reply.ok && model.draws) draw(model, asked.body);
   } catch (error) {
     fail("The server does not answer.");
   } finally {

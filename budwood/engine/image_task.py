@@ -32,7 +32,7 @@ LOOKED_AT = 64
 """Images whose size is looked up."""
 BATCH = 32
 UPDATES = 400
-FEW_ROWS = 1000
+FEW_ROWS = 500
 """Images below which fine-tuning is gentler."""
 ANY_SIZE = frozenset(
     ["bit", "convnext", "convnextv2", "efficientnet", "hgnet_v2", "mobilenet_v1", "mobilenet_v2", "regnet", "resnet"]
@@ -188,7 +188,7 @@ class ImageTask(Task, ABC):
     def recipe(self, n_rows: int) -> dict[str, Any]:
         """From the fitted head, about 400 updates of 32 images in 4 to 13 epochs.
 
-        Networks with still BatchNorm bear a higher rate than text encoders. Below a thousand images the rate is lower,
+        Networks with still BatchNorm bear a higher rate than text encoders. Below 500 images the rate is lower,
         lowest in the first layers, for ten epochs whatever they give: too few are held out to tell epochs apart.
         """
         few = n_rows < FEW_ROWS

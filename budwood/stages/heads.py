@@ -20,6 +20,8 @@ from budwood.stages.workbench import HEAD, ONNX, Bench, Learned, measured
 
 __all__ = ["Fit", "calibration", "fit", "held_out", "learn", "n_parameters"]
 
+SETTINGS = ("learning_rate", "head_learning_rate", "batch_size", "first_layer", "epochs")
+"""Of a recipe of `adapt.full`, what the fit on all rows takes from the trials."""
 EVERY = 1 << 20
 """More alternatives than any answer has."""
 
@@ -152,15 +154,17 @@ def held_out(bundles: list[Bundle], trials: list[Splits]) -> Any:
 
 
 def settings_of(bundles: list[Bundle]) -> dict[str, Any]:
-    """What held-out rows chose in the trials, for the fit on all rows: the epochs, the share of the new weights.
+    """The settings of the trials, for the fit on all rows: those by rule, and what held-out rows have chosen.
 
-    Methods that choose nothing by held-out rows take nothing.
+    The rules depend on the number of rows, and what is shipped must have learnt as what was compared.
     """
     reports = [bundle.manifest.report for bundle in bundles]
+    recipes = [item["recipe"] for item in reports if "recipe" in item]
+    settings = {name: recipes[0][name] for name in SETTINGS} if recipes else {}
+    if shares := [recipe["interpolation"] for recipe in recipes]:
+        settings["interpolation"] = float(median(shares))
     best = [max(range(len(items)), key=lambda i: items[i][1]) + 1 for item in reports if (items := item.get("history"))]
-    shares = [item["recipe"]["interpolation"] for item in reports if "interpolation" in item.get("recipe", {})]
-    epochs = {"epochs": int(median(best))} if best else {}
-    return epochs | ({"interpolation": float(median(shares))} if shares else {})
+    return settings | ({"epochs": int(median(best))} if best else {})
 
 
 def n_parameters(base: Bundle) -> int:

@@ -32,6 +32,8 @@ class Full(Step):
     batch_size: int | None = None
     epochs: int | None = None
     """None: what the task advises for so many rows, else `DEFAULTS` and at least 600 updates in 3 to 20 epochs."""
+    first_layer: float | None = None
+    """Learning rate of the first block of layers as a share of the last block's."""
     interpolation: float | None = None
     """Share of the fine-tuned weights, the rest being those of the parent. None: as the task advises, for whom None
     means what the held-out rows say (see `engine/interpolation.py`)."""

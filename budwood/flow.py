@@ -132,6 +132,7 @@ def predict(
     by: str | None = None,
     ascending: bool = False,
     target: str | None = None,
+    explain: Path | str | None = None,
     store: Path | str | None = None,
     progress: Progress = silent,
 ) -> Iterator[Mapping[str, Any]]:
@@ -145,6 +146,7 @@ def predict(
         by: the property to rank by, the first one when left out.
         ascending: the smallest values first.
         target: the column that says which molecules are known to be active; `screening` gives the enrichment.
+        explain: of images, a folder for heat maps of what each answer rests on; `explanation` is the path of its map.
     """
     from budwood.stages.asking import answers
     from budwood.stages.screening import Question, rows_of
@@ -153,7 +155,7 @@ def predict(
     made = screening(model, inputs, file, question, store=store, progress=progress)
     if made is not None:
         return rows_of(made)
-    return answers(Store.default(store).resolve(model), inputs, file, input, top)
+    return answers(Store.default(store).resolve(model), inputs, file, input, top, explain=explain)
 
 
 def generate(

@@ -47,6 +47,9 @@ def predict(
     target: Annotated[
         str | None, typer.Option(metavar="COL", help="Which molecules are known to be active; gives the enrichment.")
     ] = None,
+    explain: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of images: write heat maps of what each answer rests on.")
+    ] = None,
     store: Store = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a row on standard output.")] = False,
 ) -> None:
@@ -66,7 +69,7 @@ def predict(
             if made is not None:
                 return rank(screen, made, out, file or Path((inputs or [""])[0]))
         found = (
-            flow.predict(model, part.texts, file=part.table, input=input, top=top, store=store)
+            flow.predict(model, part.texts, file=part.table, input=input, top=top, explain=explain, store=store)
             for part in parts_of(screen, model, inputs or [], file)
         )
         give(screen, chain.from_iterable(found), out)
@@ -113,4 +116,11 @@ def show(screen: Screen, answers: "Iterable[Mapping[str, Any]]") -> None:
             continue
         text = " ".join(str(next((answer[name] for name in INPUTS if name in answer), "")).split())
         shown = text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
-        screen.line(f"{brief(answer):<24} {sure}{shown}{truncated}")
+        screen.line(f"{brief(answer):<24} {beside(answer)}{sure}{shown}{truncated}")
+
+
+def beside(answer: "Mapping[str, Any]") -> str:
+    """What belongs to a number: the interval that holds 9 of 10, its bin, and where its heat map lies."""
+    parts = ["{:.4g} to {:.4g}".format(*answer["interval"])] if "interval" in answer else []
+    parts += [str(answer[name]) for name in ("bin", "explanation") if name in answer]
+    return "".join(f"{part}  " for part in parts)

@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from budwood.core.dataset import Dataset, Splits
 from budwood.core.errors import BundleError, DataError, UsageError
-from budwood.core.task import Arrays, Encoded, Encoder, Row, Task
-from budwood.engine import images, pixels
+from budwood.core.task import Answer, Arrays, Calibration, Encoded, Encoder, Row, Run, Task
+from budwood.engine import images, occlusion, pixels
 from budwood.engine.splits import make_splits
 
-__all__ = ["SMALL_INPUT", "ImageTask", "input_size"]
+__all__ = ["EXPLANATION", "SMALL_INPUT", "ImageTask", "input_size"]
+
+EXPLANATION = {"type": "string", "description": "the heat map that was asked for, as a PNG in a data: URI"}
 
 SMALL_EDGE = 96
 SMALL_INPUT = 128
@@ -30,6 +33,8 @@ SMALL_INPUT = 128
 LEAST_INPUT = 32
 LOOKED_AT = 64
 """Images whose size is looked up."""
+LONE = 1 << 20
+"""The length of a row that fills a batch by itself."""
 BATCH = 32
 UPDATES = 400
 FEW_ROWS = 500
@@ -38,6 +43,20 @@ ANY_SIZE = frozenset(
     ["bit", "convnext", "convnextv2", "efficientnet", "hgnet_v2", "mobilenet_v1", "mobilenet_v2", "regnet", "resnet"]
 )
 """Architectures that read images of any size: convolutions and a mean."""
+
+
+class ImageEncoder:
+    """Images to `pixel_values`, and to what of them the network sees."""
+
+    def __init__(self, preprocessing: pixels.Preprocessing) -> None:
+        self.preprocessing, self.decoder = preprocessing, pixels.Decoder(preprocessing)
+
+    def __call__(self, rows: Sequence[Row]) -> Encoded:
+        return Encoded({"pixel_values": self.decoder([row["image"] for row in rows])}, [{} for _ in rows])
+
+    def view(self, row: Row) -> NDArray[np.uint8]:
+        """Resized and cut, shape (height, width, 3)."""
+        return self.preprocessing.pixels(row["image"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,18 +95,21 @@ class ImageTask(Task, ABC):
         """Takes base64 or bytes; a `Path` too, which no request can hold. The header is checked, the pixels later."""
         if not isinstance(item, Mapping):
             raise DataError("each input must be an object", where="input", fix=SEND)
-        if unknown := sorted(set(item) - {"image"}, key=str):
+        if unknown := sorted(set(item) - {"image", *(["explain"] if self.explains else [])}, key=str):
             raise DataError(f"unknown field {unknown[0]!r}", where=str(unknown[0]), fix=SEND)
-        image = item.get("image")
+        image, explain = item.get("image"), item.get("explain", False)
+        if not isinstance(explain, bool):
+            raise DataError("explain must be true or false", where="explain", fix='{"image": "…", "explain": true}')
+        wanted = {"explain": True} if explain else {}
         if isinstance(image, Path):
-            return {"image": str(image)}
+            return {"image": str(image), **wanted}
         if isinstance(image, str):
             image = images.from_base64(image)
         if not isinstance(image, bytes):
             problem = "is missing" if "image" not in item else f"must be base64, not {type(image).__name__}"
             raise DataError(f"image {problem}", where="image", fix=SEND)
         images.inspect_image(image)
-        return {"image": image}
+        return {"image": image, **wanted}
 
     def item(self, row: Row) -> dict[str, Any]:
         """The file as base64; a large photo stands in a smaller copy, since bundles keep such items."""
@@ -101,19 +123,34 @@ class ImageTask(Task, ABC):
         return {"image": base64.b64encode(content).decode()}
 
     def encoder(self, folder: Path) -> Encoder:
-        decoder = pixels.Decoder(self.preprocess(folder))
+        return ImageEncoder(self.preprocess(folder))
 
-        def encode(rows: Sequence[Row]) -> Encoded:
-            return Encoded({"pixel_values": decoder([row["image"] for row in rows])}, [{} for _ in rows])
+    def answer(
+        self, rows: Sequence[Row], encoder: Encoder, run: Run, calibration: Calibration, top: int
+    ) -> list[Answer]:
+        """Answers for one batch; a row that asks for it gets the heat map of its answer, as a PNG in a `data:` URI."""
+        answers = super().answer(rows, encoder, run, calibration, top)
+        for row, answer in zip(rows, answers, strict=True):
+            if row.get("explain") and isinstance(encoder, ImageEncoder):
+                heat = occlusion.heat_map(encoder([row]).inputs["pixel_values"], run, self.evidence)
+                answer["explanation"] = occlusion.png_uri(occlusion.overlay(encoder.view(row), heat))
+        return answers
 
-        return encode
+    def evidence(self, outputs: Arrays, reference: Arrays) -> NDArray[np.float64]:
+        """How strongly outputs speak for the answer of the `reference`, one number a row: the log odds of its class."""
+        logits = outputs["logits"].astype(np.float64)
+        best = int(reference["logits"][0].argmax())
+        others = np.delete(logits, best, axis=1)
+        top = others.max(axis=1, keepdims=True)
+        return np.asarray(logits[:, best] - top[:, 0] - np.log(np.exp(others - top).sum(axis=1)))
 
     def preprocess(self, folder: Path) -> pixels.Preprocessing:
         found = pixels.Preprocessing.read(folder)
         return found.at(self.image_size) if self.image_size else found
 
     def lengths(self, rows: Sequence[Row]) -> list[int]:
-        return [1] * len(rows)
+        """The same for all, but for a heat map's: it is computed by itself, so that nobody waits with it."""
+        return [LONE if row.get("explain") else 1 for row in rows]
 
     @classmethod
     def request_schema(cls) -> dict[str, Any]:
@@ -124,7 +161,9 @@ class ImageTask(Task, ABC):
             "maxLength": images.MAX_BYTES * 4 // 3,
             "description": "a JPEG, PNG, WebP, BMP, GIF or TIFF file in base64",
         }
-        return {"type": "object", "properties": {"image": image}, "required": ["image"], "additionalProperties": False}
+        explain = {"type": "boolean", "description": f"also a heat map; it costs {occlusion.WINDOWS} answers"}
+        properties = {"image": image, **({"explain": explain} if cls.explains else {})}
+        return {"type": "object", "properties": properties, "required": ["image"], "additionalProperties": False}
 
     # Data half
 

@@ -253,7 +253,8 @@ class Batcher:
     # Back in the event loop
 
     def deliver(self, batch: list[Waiting], results: list[Result], seconds: float) -> None:
-        self.note(batch[0][0].model, results, seconds)
+        first, place = batch[0]
+        self.note(first.model, results, seconds, usual=first.lengths[place] <= self.limits.batch_size)
         for (ticket, i), result in zip(batch, results, strict=True):
             ticket.results[i] = result
             ticket.missing -= 1
@@ -262,12 +263,13 @@ class Batcher:
                     ticket.timer.cancel()
                 ticket.future.set_result(ticket.results)
 
-    def note(self, model: Model, results: list[Result], seconds: float) -> None:
-        """Count a batch, and learn how long a row takes."""
+    def note(self, model: Model, results: list[Result], seconds: float, *, usual: bool = True) -> None:
+        """Count a batch, and learn how long a row takes; an unusual one, such as a heat map, says nothing of others."""
         pace = seconds / len(results)
-        self.seconds_per_row += 0.1 * (pace - self.seconds_per_row)
-        before = self.paces.get(model.index, pace)
-        self.paces[model.index] = before + 0.1 * (pace - before)
+        if usual:
+            self.seconds_per_row += 0.1 * (pace - self.seconds_per_row)
+            before = self.paces.get(model.index, pace)
+            self.paces[model.index] = before + 0.1 * (pace - before)
         self.metrics.batch(len(results))
         for result in results:
             if isinstance(result, Failed):

@@ -21,6 +21,8 @@ class Limits:
     """Longer request headers, all together, are refused with 431."""
     items: int = 256
     """More inputs in one request are refused with 422."""
+    explained: int = 4
+    """More inputs of one request that ask for a heat map are refused with 422; each costs as much as 49 answers."""
     text_characters: int = 100_000
     """A longer text in an input is refused with 422; a task may allow less."""
     json_depth: int = 16

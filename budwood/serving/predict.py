@@ -24,11 +24,13 @@ async def predict(service: Service, request: Request) -> Response:
     if task.files and is_file(kind):
         content = await request.body(service.limits)
         service.refuse_unready()
-        value: Any = {task.inputs[0]: read_file(kind, content, task.inputs[0])}
+        value: Any = {task.inputs[0]: read_file(kind, content, task.inputs[0])} | explain(request)
     else:
         body = await request.json_body(service.limits)
         service.refuse_unready()
         value = strict_json.parse(body, service.limits)
+        if isinstance(value, dict) and "inputs" not in value:
+            value |= explain(request)
     top = service.top(request)
     if isinstance(value, dict) and "inputs" in value and "inputs" not in task.inputs:
         results = await service.results(request, many(service, request.model, value), top)
@@ -36,6 +38,16 @@ async def predict(service: Service, request: Request) -> Response:
         return Response(b'{"outputs": [' + b", ".join([result.body for result in results]) + b"]}")
     (answer,) = await service.answer(request, (service.parse(request.model, value),), top, task.inputs[0])
     return Response(answer.body)
+
+
+def explain(request: Request) -> dict[str, bool]:
+    """`?explain=true` beside a file, as `"explain": true` in JSON: with a heat map. Raises HttpError 422."""
+    if not request.scope["query_string"] or not request.model.task.explains:
+        return {}
+    value = request.query().get("explain")
+    if value not in (None, "true", "false"):
+        raise HttpError(422, "explain must be true or false", field="explain")
+    return {} if value is None else {"explain": value == "true"}
 
 
 async def predict_named(service: Service, request: Request) -> Response:
@@ -64,4 +76,8 @@ def many(service: Service, model: Model, value: dict[str, Any]) -> list[Row]:
         raise HttpError(422, detail, field="inputs")
     main = model.task.inputs[0]
     rows = [{main: item} if isinstance(item, str) else item for item in items]
-    return [service.parse(model, row, f"inputs[{i}]") for i, row in enumerate(rows)]
+    found = [service.parse(model, row, f"inputs[{i}]") for i, row in enumerate(rows)]
+    if (maps := sum(bool(row.get("explain")) for row in found)) > service.limits.explained:
+        detail = f"{maps} inputs ask for a heat map, at most {service.limits.explained} are drawn for one request"
+        raise HttpError(422, detail, field="explain")
+    return found

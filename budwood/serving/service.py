@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from budwood.core.errors import DataError
 from budwood.core.task import Row
@@ -122,15 +121,16 @@ class Service:
         return [Answered(answer, json.dumps(answer).encode()) for answer in answers]
 
     def top(self, request: Request) -> int:
-        """`?top=K`: how many alternatives an answer lists. Raises HttpError 422."""
+        """`?top=K`: how many alternatives an answer lists. Raises HttpError 422, also for an unknown parameter."""
         if not request.scope["query_string"]:
             return request.model.task.default_top
         query = request.query()
-        unknown: Any = sorted(set(query) - {"top"})
-        if unknown:
-            raise HttpError(422, "unknown query parameter; there is only top", field="query")
-        value = query["top"]
+        known = {"top", "explain"} if request.model.task.explains else {"top"}
+        if set(query) - known:
+            raise HttpError(422, f"unknown query parameter; known: {', '.join(sorted(known))}", field="query")
+        value = query.get("top")
+        if value is None:
+            return request.model.task.default_top
         if not (value.isascii() and value.isdigit() and len(value) < 6 and 1 <= int(value) <= self.limits.top):
             raise HttpError(422, f"top must be a whole number from 1 to {self.limits.top}", field="top")
         return int(value)
-

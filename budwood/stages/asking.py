@@ -19,11 +19,14 @@ from budwood.engine.measure import Scores, score
 from budwood.engine.predictor import Predictor, task_of
 from budwood.engine.reading import read_dataset, read_inputs
 from budwood.engine.statistics import better
+from budwood.stages.explaining import explained, kept
 from budwood.stages.results import Compared, Evaluated
 
 __all__ = ["answers", "compare_models", "evaluate_model", "export_model"]
 
 SEEN = "rows_seen_in_training"
+FEW = 16
+"""Rows that are answered at a time where each answer holds a picture."""
 CHUNK = 1024
 """Rows that are answered at a time, so that answers come before the last row is done and are not held together.
 
@@ -98,14 +101,21 @@ def fits(task: Task, row: Row) -> bool:
 
 
 def answers(
-    entry: Entry, inputs: Sequence[Any], file: Path | str | None, input: str | None, top: int | None
+    entry: Entry,
+    inputs: Sequence[Any],
+    file: Path | str | None,
+    input: str | None,
+    top: int | None,
+    *,
+    explain: Path | str | None = None,
 ) -> Iterator[Mapping[str, Any]]:
     """Answers in the order of the inputs. Every input is checked before the first answer is given.
 
-    What shows only when a file is decoded stops nothing: its answer is `{"error": …}`.
+    What shows only when a file is decoded stops nothing: its answer is `{"error": …}`. `explain` is a folder for
+    pictures of what each answer rests on.
 
     Raises:
-        UsageError: there is nothing to answer. DataError: an input is not what the task takes.
+        UsageError: there is nothing to answer, or no picture. DataError: an input is not what the task takes.
     """
     if top is not None and top < 1:
         raise UsageError(f"--top {top} makes no sense", where="--top", fix="give 1 or more")
@@ -115,7 +125,9 @@ def answers(
         rows += [checked(task, row, f"{file}, row {i}") for i, row in enumerate(read_inputs(file, input), 1)]
     if not rows:
         raise UsageError("there is nothing to answer", fix='budwood predict MODEL "a text", or --file TABLE')
-    return chunked(entry.bundle, rows, top)
+    if explain is None:
+        return chunked(entry.bundle, rows, top, CHUNK)
+    return kept(chunked(entry.bundle, explained(task, rows), top, FEW), Path(explain))
 
 
 def checked(task: Task, item: Any, where: str) -> Row:
@@ -131,11 +143,11 @@ def checked(task: Task, item: Any, where: str) -> Row:
         raise DataError(error.cause, where=f"{where}: {error.where}", fix=error.fix) from error
 
 
-def chunked(bundle: Bundle, rows: Sequence[Row], top: int | None) -> Iterator[Mapping[str, Any]]:
+def chunked(bundle: Bundle, rows: Sequence[Row], top: int | None, size: int) -> Iterator[Mapping[str, Any]]:
     remaining = iter(rows)
     fields = task_of(bundle).inputs
     with closing(Predictor.open(bundle)) as predictor:
-        while chunk := list(islice(remaining, CHUNK)):
+        while chunk := list(islice(remaining, size)):
             for row, answer in zip(chunk, tolerant(predictor, chunk, top), strict=True):
                 shown = {name: row[name] for name in fields if isinstance(row.get(name), str)}
                 yield {**shown, **answer}

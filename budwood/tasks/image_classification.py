@@ -15,7 +15,7 @@ from budwood.core.errors import BundleError
 from budwood.core.task import Answer, Arrays, Calibration, Row
 from budwood.engine import class_scores
 from budwood.engine.calibrate import fit_temperature, probabilities
-from budwood.engine.image_task import SMALL_INPUT, ImageTask, input_size
+from budwood.engine.image_task import EXPLANATION, SMALL_INPUT, ImageTask, input_size
 from budwood.engine.images import plain_png
 
 __all__ = ["ImageClassification"]
@@ -30,6 +30,7 @@ class ImageClassification(ImageTask):
     metric: ClassVar[str] = "accuracy"
     self_trains: ClassVar[bool] = True
     pipeline_tag: ClassVar[str] = "image-classification"
+    explains: ClassVar[bool] = True
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"labels": list(self.labels)}
@@ -59,6 +60,7 @@ class ImageClassification(ImageTask):
             "label": {"type": "string"},
             "score": probability,
             "scores": {"type": "object", "additionalProperties": probability},
+            "explanation": EXPLANATION,
         }
         return {"type": "object", "properties": properties, "required": ["label", "score", "scores"]}
 

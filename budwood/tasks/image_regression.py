@@ -16,7 +16,7 @@ from budwood.core.dataset import Dataset, Splits
 from budwood.core.errors import BundleError, DataError, UsageError
 from budwood.core.task import Answer, Arrays, Calibration, Row
 from budwood.engine import risk_calibration, risk_options, survival
-from budwood.engine.image_task import ImageTask, input_size
+from budwood.engine.image_task import EXPLANATION, ImageTask, input_size
 from budwood.engine.images import plain_png
 from budwood.engine.molecule_labels import as_class
 from budwood.engine.number_metrics import bootstrap_interval, roc_auc_interval
@@ -72,6 +72,7 @@ class ImageRegression(ImageTask):
 
     name: ClassVar[str] = "image_regression"
     pipeline_tag: ClassVar[str] = "image-feature-extraction"
+    explains: ClassVar[bool] = True
     penalties: ClassVar[tuple[float, ...]] = (0.2, 0.6, 2.0, 6.0, 20.0, 60.0)
 
     @property
@@ -161,6 +162,7 @@ class ImageRegression(ImageTask):
             "bin": {"type": "string", "description": "where the value stands among held-out ones, or the user's bins"},
             "horizon": number | {"description": "the time by which `value` is the risk"},
             "risks": {"type": "object", "additionalProperties": probability, "description": "the risk by each time"},
+            "explanation": EXPLANATION,
         }
         return {"type": "object", "properties": properties, "required": ["value"]}
 

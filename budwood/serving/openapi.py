@@ -80,6 +80,10 @@ def operation(route: Route, models: Sequence[Model], guarded: bool) -> dict[str,
     ]
     if route.shape == "predict":
         parameters.append({"name": "top", "in": "query", "schema": {"$ref": "#/components/schemas/Top"}})
+        if any(model.task.explains for model in models):
+            about = "of a file: also a heat map of what the answer rests on"
+            switch = {"type": "string", "enum": ["true", "false"]}
+            parameters.append({"name": "explain", "in": "query", "description": about, "schema": switch})
     success = {"description": "OK", "headers": HEADERS, "content": content(route)}
     result: dict[str, Any] = {
         "summary": route.summary,
@@ -121,11 +125,11 @@ def content(route: Route) -> dict[str, Any]:
         "completion": ("application/json", {"$ref": "#/components/schemas/CompletionAnswer"}),
         "chat": ("application/json", {"$ref": "#/components/schemas/CompletionAnswer"}),
         "json": ("application/json", {"type": "object"}),
+        "drawing": ("image/svg+xml", {"type": "string"}),
         "text": ("text/plain", {"type": "string"}),
         "html": ("text/html", {"type": "string"}),
     }
     kind, schema = kinds[route.shape]
-        "drawing": ("image/svg+xml", {"type": "string"}),
     # OpenAPI 3.1 has no word for a stream of events, and readers differ in what they take for its value.
     events: dict[str, Any] = {"text/event-stream": {"schema": {}}} if route.shape in WRITING else {}
     return {kind: {"schema": schema}} | events
@@ -165,11 +169,11 @@ def schemas(models: Sequence[Model], limits: Limits) -> dict[str, Any]:
                 strict({"outputs": {"type": "array", "items": {"anyOf": [answered, FAILED_ITEM]}}}),
             ]
         },
+        "DrawingRequest": {"$ref": "#/components/schemas/Row"},
         "InferRequest": infer_request(models, limits),
         "InferAnswer": INFER_ANSWER,
         "CompletionRequest": writing_request({"prompt": PROMPT}, limits),
         "ChatRequest": writing_request({"messages": MESSAGES}, limits),
-        "DrawingRequest": {"$ref": "#/components/schemas/Row"},
         "CompletionAnswer": COMPLETION_ANSWER,
         "Problem": PROBLEM,
         "PlainError": PLAIN,

@@ -70,5 +70,9 @@ class Step(ABC):
             StepError: the result must not be used.
         """
 
+    def advice(self, task: Task, n_rows: int) -> str:
+        """What it will do with so many rows, as `key=value  # why`; empty where nothing depends on them."""
+        return ""
+
     def parameters(self) -> dict[str, Any]:
         return asdict(self)  # type: ignore[call-overload, no-any-return]  # every concrete step is a dataclass

@@ -239,6 +239,7 @@ class ImageTask(Task, ABC):
             "first_layer": 0.1 if few else 1.0,
             "stop_early": not few,
             "interpolation": None,
+            "why": f"{n_rows:,} images are {'few: gently' if few else 'enough for higher rates'}",
         }
 
     def save_size(self, folder: Path) -> None:

@@ -87,9 +87,12 @@ def compare(
     """Baseline against the chosen method on held-out rows: which to go on with, why, and its models."""
     if choice.method == "head":
         return choice, heads
+    method = step("adapt", choice.method)()
+    if advice := method.advice(bench.task, len(trials[0].train)):
+        bench.say("recipe", advice)
     try:
         with bench.stage(choice.method):
-            adapted = [bench.make(trial, (HEAD, step("adapt", choice.method)())) for trial in trials]
+            adapted = [bench.make(trial, (HEAD, method)) for trial in trials]
     except UsageError as error:
         if bench.job.method != "auto":
             raise

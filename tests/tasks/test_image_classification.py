@@ -8,6 +8,7 @@ import numpy as np
 import pictures
 import pytest
 
+from budwood.core import registry
 from budwood.core.errors import BundleError, DataError, UsageError
 from budwood.engine.images import open_image, plain_png
 from budwood.engine.pixels import FILE, Preprocessing
@@ -194,6 +195,15 @@ def test_few_images_are_tuned_more_gently_than_many() -> None:
     assert few["learning_rate"] < many["learning_rate"]
     assert few["first_layer"] < many["first_layer"] == 1.0
     assert (few["stop_early"], many["stop_early"]) == (False, True)
+
+
+def test_the_recipe_is_told_with_its_reason() -> None:
+    full = registry.get("steps/adapt", "full")()
+    assert full.advice(TASK, 300) == (
+        "recipe=AdamW, 10 epochs, learning rate 0.0002, in the first layers 2e-05, in the head 0.0002"
+        "  # 300 images are few: gently"
+    )
+    assert "enough for higher rates" in full.advice(TASK, 3000)
 
 
 def test_the_quality_of_an_answer_is_a_proper_score_of_its_probabilities() -> None:

@@ -7,6 +7,7 @@ from budwood.core.bundle import Bundle
 from budwood.core.step import Context, Step
 from budwood.core.task import Task
 from budwood.engine import graft
+from budwood.engine.table import note
 
 __all__ = ["Full"]
 
@@ -18,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "first_layer": 1.0,
     "stop_early": True,
     "interpolation": 1.0,
+    "why": "the usual rates for text encoders",
 }
 """For encoders of text (`learning_rate` of the encoder, `head_learning_rate` of the linear head)."""
 
@@ -46,6 +48,13 @@ class Full(Step):
         """The parameters: what is given, else the task's advice, else the defaults."""
         given = {name: value for name, value in self.parameters().items() if value is not None}
         return DEFAULTS | task.recipe(n_rows) | given
+
+    def advice(self, task: Task, n_rows: int) -> str:
+        """The rates and epochs that it will take, and why."""
+        chosen = self.chosen(task, n_rows)
+        rate, head, epochs = chosen["learning_rate"], chosen["head_learning_rate"], self.effort(task, n_rows)[0]
+        rates = f"{rate:g}, in the first layers {rate * chosen['first_layer']:g}, in the head {head:g}"
+        return note("recipe", f"AdamW, {epochs} epochs, learning rate {rates}", chosen["why"])
 
     def effort(self, task: Task, n_rows: int) -> tuple[int, int]:
         """Epochs, and rows learnt from in all of them together, when nothing stops early."""

@@ -73,6 +73,20 @@ def scene(label: str, seed: int) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
+def greys(path: Path, rows: int = 60, seed: int = 0) -> Path:
+    """A folder of grey patches, and `table.csv`, whose column `bright` says how bright each is, from 0 to 100."""
+    random = np.random.default_rng(seed)
+    path.mkdir()
+    lines = ["image,bright"]
+    for number in range(rows):
+        bright = random.uniform(0, 100)
+        pixels = 30 + 1.8 * bright + random.normal(0, 20, (40, 44, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path / f"{number}.png")
+        lines.append(f"{number}.png,{bright:.2f}")
+    (path / "table.csv").write_text("\n".join(lines) + "\n")
+    return path
+
+
 def folder(path: Path, each: int = 8, splits: Mapping[str, int] | None = None) -> Path:
     """Class folders of generated JPEG files, directly or in folders named by `splits` with so many files each."""
     for split, count in (splits or {"": each}).items():

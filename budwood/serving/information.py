@@ -55,6 +55,8 @@ async def stats(service: Service, request: Request) -> Response:
             "writes": model.task.writes,
             "files": list(model.task.files),
             "draws": model.task.draws,
+            "explains": model.task.explains,
+            "span": model.task.to_json().get("span"),
             "report": bool(model.report),
             "predictions": {label: int(n) for label, n in service.board.predictions(model.index).items()},
         }

@@ -11,10 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pictures
 import pytest
 import served
 
+from budwood import flow
+from budwood.core.bundle import Bundle
 from budwood.serving.auth import create_key
+from budwood.serving.limits import Limits
 from budwood.serving.model import Served
 from budwood.serving.server import Handle, start
 
@@ -139,7 +143,7 @@ def test_type_and_see_the_answer(tab: Tab, evil: Handle) -> None:
     tab.wait_for("Number(document.getElementById('rate').textContent) > 0")
     tab.wait_for("document.querySelectorAll('#counts tr').length === 1")
     assert tab.js("document.getElementById('p50').textContent").endswith(" ms")
-    assert tab.js("document.querySelectorAll('img:not(#preview, #drawing)').length") == 0
+    assert tab.js("document.querySelectorAll('img:not(#preview, #drawing, #heat-map)').length") == 0
     assert tab.js("document.title") == "Budwood"
     assert tab.complaints() == []
 
@@ -225,6 +229,29 @@ def test_a_molecule_is_drawn(tab: Tab, tmp_path: Path) -> None:
         assert tab.js("document.getElementById('drawing').hidden")
         assert tab.complaints() == []
         tab.open("about:blank")
+
+
+def test_a_number_is_shown_with_its_interval_and_its_heat_map(tab: Tab, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    pictures.base(tmp_path / "base", "resnet")
+    data = pictures.greys(tmp_path / "greys", 120)
+    made = flow.adapt(data, target="bright", base=str(tmp_path / "base"), store=tmp_path / "models")
+    with start([Served("greys", "1", Bundle.open(made.path))], limits=Limits(notice_seconds=0)) as handle:
+        tab.open(handle.url)
+        tab.wait_for("!document.getElementById('explain-row').hidden")
+        tab.js("document.getElementById('explain').checked = true")
+        tab.js(
+            "new Promise(done => { const canvas = document.createElement('canvas'); canvas.width = canvas.height = 40;"
+            "canvas.getContext('2d').fillRect(0, 0, 40, 40);"
+            "canvas.toBlob(blob => { take(new File([blob], 'x.png', { type: 'image/png' })); done(1); }); })"
+        )
+        tab.wait_for("document.getElementById('heat-map').naturalWidth >= 32")
+        assert "9 of 10 true values lie between" in tab.js("document.getElementById('range').textContent")
+        places = tab.js("[...document.querySelectorAll('.range rect')].map(r => Number(r.getAttribute('x')))")
+        assert len(places) == 3
+        assert all(0 <= place <= 100 for place in places)
+        assert tab.complaints() == []
 
 
 def test_a_key_is_asked_for(tab: Tab, tmp_path: Path) -> None:

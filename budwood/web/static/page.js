@@ -54,8 +54,52 @@ function inShort(answer) {
   return answer.label ?? (answer.labels?.length ? answer.labels.join(", ") : "no label");
 }
 
-function showAnswer(answer, seconds, reply) {
+// A number on the scale of the training rows: the interval that holds 9 of 10 true values, and the number itself.
+function rangeBar(answer, span) {
+  const space = "http://www.w3.org/2000/svg";
+  const [low, high] = [Math.min(span[0], answer.value), Math.max(span[1], answer.value)];
+  const place = (value) => (100 * (Math.max(low, Math.min(high, value)) - low)) / (high - low || 1);
+  const [left, right] = (answer.interval ?? [answer.value, answer.value]).map(place);
+  const svg = document.createElementNS(space, "svg");
+  svg.setAttribute("class", "bar range");
+  svg.setAttribute("viewBox", "0 0 100 4");
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("aria-hidden", "true");
+  const mark = Math.min(99, Math.max(0, place(answer.value) - 0.5));
+  for (const [kind, x, width] of [["whole", 0, 100], ["within", left, right - left], ["mark", mark, 1]]) {
+    const rect = document.createElementNS(space, "rect");
+    rect.setAttribute("class", kind);
+    rect.setAttribute("x", String(x));
+    rect.setAttribute("width", String(width));
+    rect.setAttribute("height", "4");
+    svg.append(rect);
+  }
+  return svg;
+}
+
+const figure = (value) => Number(value.toPrecision(4)).toLocaleString("en");
+
+function showRange(answer, span) {
+  byId("range").replaceChildren();
+  if (answer.value === undefined || !span) return;
+  const parts = [answer.bin, answer.horizon === undefined ? "" : `by ${figure(answer.horizon)}`];
+  if (answer.interval) parts.push(`9 of 10 true values lie between ${answer.interval.map(figure).join(" and ")}`);
+  byId("range").append(parts.filter(Boolean).join("; "), rangeBar(answer, span));
+}
+
+// The page's policy allows images of its own making, and no data: address.
+function showHeat(uri) {
+  URL.revokeObjectURL(byId("heat-map").src);
+  show("heat-map", Boolean(uri));
+  if (!uri) return;
+  const bytes = Uint8Array.from(atob(uri.split(",")[1]), (letter) => letter.charCodeAt(0));
+  byId("heat-map").src = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
+}
+
+function showAnswer(answer, seconds, reply, span) {
   byId("label").textContent = inShort(answer);
+  showRange(answer, span);
+  showHeat(answer.explanation);
   const scores = Object.entries(answer.scores ?? {});
   byId("scores").replaceChildren(...scores.map(([name, value]) => row(name, `${(value * 100).toFixed(1)} %`, value)));
   const version = reply.headers.get("x-model-version");
@@ -111,6 +155,7 @@ function showField() {
   show("text-row", !reads);
   document.querySelector("label[for=text]").textContent = model?.input === "smiles" ? "SMILES" : "Text";
   show("file-row", reads);
+  show("explain-row", Boolean(model?.explains));
   show("writing-row", writes);
   show("classes", !writes);
   byId("text").required = !reads && !writes;
@@ -191,13 +236,14 @@ async function predict() {
   const start = performance.now();
   try {
     const asked = request(model);
+    const explain = model.explains && byId("explain").checked ? "&explain=true" : "";
     show("drawing", false);
-    const reply = await fetch(`/models/${encodeURIComponent(model.name)}/predict?top=5`, asked);
+    const reply = await fetch(`/models/${encodeURIComponent(model.name)}/predict?top=5${explain}`, asked);
     const seconds = (performance.now() - start) / 1000;
     const answer = await reply.json();
     fail(reply.ok ? "" : `${answer.title}: ${answer.detail}`);
     show("answer", reply.ok);
-    if (reply.ok) showAnswer(answer, seconds, reply);
+    if (reply.ok) showAnswer(answer, seconds, reply, model.span);
     if (reply.ok && model.draws) draw(model, asked.body);
   } catch (error) {
     fail("The server does not answer.");
@@ -272,6 +318,7 @@ byId("report").addEventListener("click", async (event) => {
   URL.revokeObjectURL(link.href);
 });
 byId("file").addEventListener("change", (event) => take(event.target.files[0]));
+byId("explain").addEventListener("change", () => file && predict());
 for (const kind of ["dragover", "drop"]) {
   byId("drop").addEventListener(kind, (event) => {
     event.preventDefault();

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from budwood.core.bundle import Bundle
 from budwood.core.dataset import Dataset, Splits
@@ -28,6 +29,9 @@ from budwood.stages.workbench import ONNX, Bench, Job, Learned, measured
 __all__ = ["learn", "read"]
 
 MOST_PER_CLASS = 500
+PRECISION = 0.95
+"""Share of the labels that are expected to be right among those that are added."""
+LEAST_ROWS = 5
 SUFFIX = " + unlabelled"
 
 
@@ -122,7 +126,7 @@ def points(found: Comparison) -> str:
 
 
 def threshold_of(models: Sequence[Bundle], trials: Sequence[Splits]) -> float | None:
-    """The lowest calibrated probability from which on 95 % of the held-out answers are right, at least 20 of them."""
+    """The lowest calibrated probability from which on answers are expected to be right in 95 of 100 cases, or None."""
     sure: list[float] = []
     right: list[float] = []
     for model, trial in zip(models, trials, strict=True):
@@ -132,7 +136,23 @@ def threshold_of(models: Sequence[Bundle], trials: Sequence[Splits]) -> float | 
         right += [
             float(answer["label"] == row["label"]) for answer, row in zip(answers, trial.validation.rows, strict=True)
         ]
-    return selective(sure, np.asarray(right)).get("threshold_for_95_accuracy")
+    return lowest_sure(np.asarray(sure), np.asarray(right))
+
+
+def lowest_sure(sure: NDArray[np.float64], right: NDArray[np.float64]) -> float | None:
+    """By the held-out answers, where at least 20 of them can tell.
+
+    Fewer rows cannot, so there the probabilities, which are calibrated, have to promise it as well: the lowest one from
+    which on they are 0.95 in the mean, and the answers not less often right. At least 5 answers have to reach it.
+    """
+    told: float | None = selective(sure.tolist(), right).get("threshold_for_95_accuracy")
+    if told is not None:
+        return told
+    order = np.argsort(-sure, kind="stable")
+    counts = np.arange(1, len(order) + 1)
+    promised, kept = np.cumsum(sure[order]) / counts, np.cumsum(right[order]) / counts
+    fitting = np.flatnonzero((promised >= PRECISION) & (kept >= PRECISION) & (counts >= LEAST_ROWS))
+    return float(sure[order][fitting[-1]]) if len(fitting) else None
 
 
 def pseudo_labelled(

@@ -44,6 +44,23 @@ def test_a_class_never_gets_more_than_its_limit() -> None:
     assert found.per_class == {"a": 500, "b": 500}
 
 
+def test_the_threshold_is_where_answers_are_right_or_where_few_rows_promise_it() -> None:
+    sure = np.linspace(0.99, 0.5, 100)
+    right = (np.arange(100) < 40).astype(float)
+    told = self_training.lowest_sure(sure, right)
+    assert told is not None
+    assert right[sure >= told].mean() >= 0.95
+    assert right[sure >= told - 0.01].mean() < 0.95
+    few = np.concatenate([np.full(8, 0.97), np.linspace(0.9, 0.5, 40)])
+    correct = np.concatenate([np.ones(12), np.zeros(36)])
+    promised = self_training.lowest_sure(few, correct)
+    assert promised is not None
+    assert 0.8 < promised < 0.97
+    assert few[few >= promised].mean() >= 0.95
+    assert self_training.lowest_sure(few, np.concatenate([[0.0, 0.0], np.ones(10), np.zeros(36)])) is None
+    assert self_training.lowest_sure(np.zeros(0), np.zeros(0)) is None
+
+
 def test_rows_with_the_content_of_another_or_a_labelled_row_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "more.csv"
     path.write_text("text,label\nText  1,x\nnew,x\nnew,y\nother,\n\n")
@@ -153,7 +170,7 @@ def test_nothing_is_added_where_no_probability_is_high_enough(
     tiny_bert: Path, tmp_path: Path, unlabelled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setattr(self_training, "selective", lambda *_: {})
+    monkeypatch.setattr(self_training, "lowest_sure", lambda *_: None)
     result = adapted(tmp_path, tiny_bert, unlabelled=unlabelled)
     assert (result.unlabelled["added"], result.unlabelled["shipped"]) == (0, False)
     assert "no unlabelled row was added" in result.verdict

@@ -51,6 +51,13 @@ def columns_as_typed(target: str | None, input: str | None) -> str:
     return "".join(f" {flag} {quote(name)}" for flag, name in (("--target", target), ("--input", input)) if name)
 
 
+def suffix_of(result: "Diagnosed", data: Path) -> str:
+    """What the name of a mended copy ends in: nothing for folders of images."""
+    if "image" in (result.facts.get("input") or ()):
+        return ""
+    return data.suffix if data.is_file() else ".csv"
+
+
 def show(screen: Screen, result: "Diagnosed", data: Path | None, flags: str) -> None:
     """The findings, the gravest first, each with its rows and what mends it."""
     for note in result.notes:
@@ -77,6 +84,6 @@ def show(screen: Screen, result: "Diagnosed", data: Path | None, flags: str) -> 
         screen.line(f"mended copy: {result.fixed}")
         screen.next(f"budwood doctor {result.fixed}{flags}")
     elif any(finding.fixable for finding in result.findings):
-        screen.next(f"budwood doctor {data} --fix {data.stem}-mended{data.suffix if data.is_file() else '.csv'}{flags}")
+        screen.next(f"budwood doctor {data} --fix {data.stem}-mended{suffix_of(result, data)}{flags}")
     elif not counts["error"]:
         screen.next(f"budwood adapt {data}{flags}")

@@ -48,7 +48,7 @@ class Coco(BoxCollection):
         items: list[Annotated] = []
         skipped: list[tuple[Place, str]] = []
         for file in files:
-            found, refused = annotated(file, images, group, several=len(files) > 1)
+            found, refused = annotated(file, root, images, group, several=len(files) > 1)
             items += found
             skipped += refused
         notes = [note("format", "COCO", ", ".join(file.name for file in files[:5]))]
@@ -56,10 +56,10 @@ class Coco(BoxCollection):
 
 
 def annotated(
-    file: Path, images: Images, group: str | None, *, several: bool
+    file: Path, root: Path, images: Images, group: str | None, *, several: bool
 ) -> tuple[list[Annotated], list[tuple[Place, str]]]:
     """The images of one file with their objects, and what cannot be used; `number` of a place counts the images."""
-    content = load(file)
+    content, source = load(file), file.relative_to(root).as_posix()
     names = {item["id"]: str(item["name"]).strip() for item in entries(content, "categories", file)}
     objects: dict[Any, list[Box]] = defaultdict(list)
     skipped: list[tuple[Place, str]] = []
@@ -67,11 +67,11 @@ def annotated(
         try:
             objects[item["image_id"]].append(box_of(item, names))
         except (KeyError, TypeError, ValueError) as error:
-            skipped.append((Place(f"{file.name} annotations", number), f"the object cannot be used: {error}"))
+            skipped.append((Place(f"{source} annotations", number), f"the object cannot be used: {error}"))
     split = (split_of(file.stem) or split_of(file.parent.name)) if several or split_of(file.parent.name) else None
     items = []
     for number, entry in enumerate(entries(content, "images", file), 1):
-        place = Place(file.name, number)
+        place = Place(source, number)
         name = str(entry.get("file_name", ""))
         image = images.find(name, file.with_name(name)) if name else None
         if image is None:

@@ -7,6 +7,10 @@ from typing import Any
 
 from budwood.core.errors import DataError, UsageError
 from budwood.engine.bases import catalogue, packaged
+from budwood.engine.box_doctor import diagnose_boxes, examine
+from budwood.engine.box_mending import write_mended
+from budwood.engine.box_rows import BoxCollection
+from budwood.engine.collection import collection_of
 from budwood.engine.doctor import diagnose
 from budwood.engine.environment import describe_environment, examine_environment
 from budwood.engine.image_doctor import diagnose_images, mended_images, write_images
@@ -32,6 +36,8 @@ def diagnose_data(
             if value is not None:
                 raise UsageError(f"{flag} needs data to look at", where=flag, fix=f"budwood doctor DATA {flag} …")
         return Diagnosed(examine_environment(), tuple(describe_environment()), {"packages": versions()})
+    if isinstance(boxes := collection_of(Path(data)), BoxCollection):
+        return of_boxes(boxes, Path(data), test, fix)
     reading = read_dataset(data, target, input, keep_empty=True)
     held = None if test is None else read_dataset(test, target, input, keep_empty=True)
     if any("image" in row for row in reading.dataset.rows[:1]):
@@ -53,6 +59,22 @@ def of_images(reading: Reading, held: Reading | None, fix: Path | str | None) ->
         return Diagnosed(findings, reading.notes, reading.facts)
     write_images(mended_images(reading, findings), Path(fix))
     return Diagnosed(findings, reading.notes, reading.facts, Path(fix))
+
+
+def of_boxes(collection: BoxCollection, data: Path, test: Path | str | None, fix: Path | str | None) -> Diagnosed:
+    """Images with boxes. Raises DataError when the test data are of another kind."""
+    examined = examine(collection, data)
+    held = None
+    if test is not None:
+        other = collection_of(Path(test))
+        if not isinstance(other, BoxCollection):
+            raise DataError("the test data have no boxes", where=str(test), fix="give images that are annotated alike")
+        held = examine(other, Path(test))
+    findings = diagnose_boxes(examined, held)
+    reading = examined.reading
+    if fix is not None:
+        write_mended(examined, findings, Path(fix))
+    return Diagnosed(findings, reading.notes, reading.facts, None if fix is None else Path(fix))
 
 
 def embedder() -> Callable[[Sequence[str]], Any] | None:

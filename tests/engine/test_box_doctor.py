@@ -1,0 +1,131 @@
+"""The data doctor for boxes: each fault is found with its rows, and --fix writes a copy without it."""
+
+import json
+import shutil
+
+import pytest
+import scenes
+
+from budwood.core.errors import UsageError
+from budwood.engine.reading import read_dataset
+from budwood.stages.diagnosing import diagnose_data
+
+BOXES = {"dark": (10.0, 10.0, 40.0, 40.0)}
+
+
+def found(path, **more):
+    result = diagnose_data(path, more.get("test"), None, None, more.get("fix"))
+    return {item.kind: item for item in result.findings}
+
+
+def annotate(folder, name, *objects, size=(scenes.WIDTH, scenes.HEIGHT)):
+    things = [{"label": label, "box": box} for label, *box in objects]
+    (folder / "Annotations" / f"{name}.xml").write_text(scenes.xml(f"{name}.jpg", things, size))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return scenes.voc(tmp_path / "shapes", 24)
+
+
+def test_good_data_have_no_findings(folder):
+    assert not found(folder)
+
+
+def test_faulty_boxes_are_found_and_mended(folder, tmp_path):
+    annotate(folder, "000", ("dark", 40, 40, 10, 10))
+    annotate(folder, "001", ("dark", 200, 10, 230, 40), ("light", 10, 10, 40, 40))
+    annotate(folder, "002", ("dark", 60, 10, 140, 40))
+    annotate(folder, "003", ("dark", 10, 10, 14, 14))
+    annotate(folder, "004", ("dark", 10, 10, 40, 40), ("dark", 10, 10, 40, 39.5))
+    annotate(folder, "005", ("dark", 10, 10, 40, 40), ("light", 10, 10, 40, 39.5))
+    annotate(folder, "006", ("Dark", 10, 10, 40, 40))
+    annotate(folder, "007")
+    (folder / "Annotations" / "008.xml").write_text("<annotation>")
+    (folder / "Annotations" / "009.xml").unlink()
+    shutil.copy(folder / "JPEGImages" / "010.jpg", folder / "JPEGImages" / "011.jpg")
+    findings = found(folder, fix=tmp_path / "mended")
+    places = {kind: [place.source[-7:-4] for place in item.rows] for kind, item in findings.items()}
+    expected = {
+        "box_inverted": ["000"],
+        "box_outside": ["001"],
+        "box_over_edge": ["002"],
+        "box_tiny": ["003"],
+        "box_duplicate": ["004"],
+        "box_conflict": ["005"],
+        "label_spelling": ["006"],
+        "no_objects": ["007"],
+        "broken_annotation": ["008"],
+        "no_annotation": ["008", "009"],
+        "duplicate": ["011"],
+    }
+    assert {kind: places[kind] for kind in expected} == expected
+    assert set(places) - set(expected) <= {"rare_class"}
+    left = found(tmp_path / "mended")
+    assert set(left) <= {"box_tiny", "box_conflict", "no_objects", "rare_class"}
+    rows = {row["image"][-7:-4]: row["label"] for row in read_dataset(tmp_path / "mended").dataset}
+    assert rows["001"] == [{"label": "light", "box": [10.0, 10.0, 40.0, 40.0]}]
+    assert rows["002"] == [{"label": "dark", "box": [60.0, 10.0, float(scenes.WIDTH), 40.0]}]
+    assert len(rows["004"]) == 1
+    assert rows["006"][0]["label"] == "dark"
+    assert not {"008", "009", "011"} & set(rows)
+    with pytest.raises(UsageError, match="already exists"):
+        diagnose_data(folder, None, None, None, tmp_path / "mended")
+
+
+def rewritten(folder, change):
+    """The annotations with the numbers of every box changed."""
+    content = json.loads((folder / "annotations.json").read_text())
+    for item in content["annotations"]:
+        item["bbox"] = [float(value) for value in change(*item["bbox"])]
+    (folder / "annotations.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda x, y, w, h: (x, y, x + w, y + h), "corners, not left, top, width and height"),
+        (lambda x, y, w, h: (x / 96, y / 72, w / 96, h / 72), "shares of the image, not pixels"),
+        (lambda x, y, w, h: (x + w / 2, y + h / 2, w, h), "centre, width and height, not left, top, width and height"),
+    ],
+)
+def test_numbers_in_another_convention_are_told_and_rewritten(tmp_path, change, name):
+    folder = scenes.coco(tmp_path / "shapes", 30)
+    drawn = read_dataset(folder).dataset.rows
+    rewritten(folder, change)
+    finding = found(folder, fix=tmp_path / "mended")["box_convention"]
+    assert finding.severity == "error"
+    assert name in finding.message
+    assert "box_convention" not in found(tmp_path / "mended")
+    again = {row["image"][-7:]: row["label"] for row in read_dataset(tmp_path / "mended").dataset}
+    for row in drawn:
+        for one, other in zip(row["label"], again[row["image"][-7:]], strict=True):
+            assert one["label"] == other["label"]
+            assert one["box"] == pytest.approx(other["box"], abs=0.1)
+
+
+def test_sizes_that_were_read_as_corners_are_told(tmp_path):
+    folder = scenes.voc(tmp_path / "shapes", 30)
+    for number, (_, objects) in enumerate(scenes.scenes(30)):
+        things = [(i["label"], *i["box"][:2], i["box"][2] - i["box"][0], i["box"][3] - i["box"][1]) for i in objects]
+        annotate(folder, f"{number:03}", *things)
+    assert "left, top, width and height, not corners" in found(folder)["box_convention"].message
+
+
+def test_images_that_were_resized_after_annotating_are_found_and_scaled(tmp_path):
+    folder = scenes.voc(tmp_path / "shapes", 12)
+    annotate(folder, "003", ("dark", 20, 20, 80, 80), size=(2 * scenes.WIDTH, 2 * scenes.HEIGHT))
+    finding = found(folder, fix=tmp_path / "mended")["image_size"]
+    assert [place.source for place in finding.rows] == ["Annotations/003.xml"]
+    rows = {row["image"][-7:-4]: row["label"] for row in read_dataset(tmp_path / "mended").dataset}
+    assert rows["003"] == [{"label": "dark", "box": [10.0, 10.0, 40.0, 40.0]}]
+
+
+def test_images_on_both_sides_of_a_split_are_leaks(tmp_path):
+    folder = scenes.voc(tmp_path / "shapes", splits={"train": 12, "test": 6})
+    shutil.copy(folder / "JPEGImages" / "015.jpg", folder / "JPEGImages" / "002.jpg")
+    leak = found(folder, fix=tmp_path / "mended")["leakage"]
+    assert (leak.severity, [place.source for place in leak.rows]) == ("error", ["Annotations/002.xml"])
+    assert "leakage" not in found(tmp_path / "mended")
+    other = scenes.voc(tmp_path / "other", 3)
+    assert [place.source[-7:] for place in found(folder, test=other)["leakage"].rows][:3] == ["000.xml", "001.xml"][:3]

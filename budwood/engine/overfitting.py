@@ -25,7 +25,7 @@ RATE = 3e-3
 PASSED = 0.9
 """AP50 on these images from which on the parts are believed to fit together."""
 REFUSED = 0.3
-"""AP50 below which they certainly do not. Between the two, objects may be crowded, tiny or mislabelled: that is said."""
+"""AP50 below which they certainly do not. Between the two, objects may be crowded or tiny."""
 HUB_UPDATES = 12
 HUB_RATE = 1e-4
 
@@ -35,8 +35,9 @@ def by_heart(
 ) -> dict[str, float]:
     """Learn a few images and give what came of it; the weights are then what they were.
 
-    Our own head should find their objects again (AP50 above 0.9, and never below 0.3). A detector of transformers learns too slowly for
-    that; there the loss has to fall. With fewer than 8 images that have an object, nothing is tested.
+    Our own head should find their objects again (AP50 above 0.9, and never below 0.3). A detector of transformers
+    learns too slowly for that; there the loss has to fall. With fewer than 8 images that have an object, nothing is
+    tested.
 
     Raises:
         StepError: not even these images were learnt.

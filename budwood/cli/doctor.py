@@ -41,7 +41,7 @@ def doctor(
         if json:
             screen.data(result.to_json())
         else:
-            show(screen, result, data, columns_as_typed(target, input))
+            show(screen, result, data, columns_as_typed(target, input) + task_as_typed(result))
     if fix is None and any(finding.severity == "error" for finding in result.findings):
         raise typer.Exit(DATA_INVALID)
 
@@ -56,6 +56,11 @@ def suffix_of(result: "Diagnosed", data: Path) -> str:
     if "image" in (result.facts.get("input") or ()):
         return ""
     return data.suffix if data.is_file() else ".csv"
+
+
+def task_as_typed(result: "Diagnosed") -> str:
+    """The flag for a task that adapt would not guess."""
+    return f" --task {result.facts['task']}" if "task" in result.facts else ""
 
 
 def show(screen: Screen, result: "Diagnosed", data: Path | None, flags: str) -> None:

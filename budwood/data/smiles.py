@@ -49,6 +49,7 @@ class Smiles(Collection):
 
     def read(self, path: Path, target: str | None, input: str | None, group: str | None) -> "Reading":
         from budwood.engine.reading import Reading, read_source
+        from budwood.engine.row_roles import split_notes
 
         require("rdkit.Chem", extra="chem")
         if path.suffix.lower() in (".smi", ".smiles"):
@@ -60,7 +61,9 @@ class Smiles(Collection):
         targets, notes = choose_targets(table, path.name, smiles, target, group)
         labels = labels_of(table, targets)
         kept = typed(source, smiles, group, labels)
-        lines = [*table.notes, note("input", smiles, "its cells are SMILES"), *notes, *counted(kept.skipped)]
+        column = "split" if "split" in table.columns else None
+        lines = [*table.notes, note("input", smiles, "its cells are SMILES"), *notes, *split_notes(table.rows, column)]
+        lines += counted(kept.skipped)
         facts = {
             "sources": [described(source)],
             "input": [smiles],
@@ -161,7 +164,7 @@ def typed(source: "Source", smiles: str, group: str | None, labels: Sequence[Any
     from budwood.engine.row_roles import named_splits
 
     table = source.table
-    splits = named_splits(table.rows, "split" if "split" in table.columns else None)
+    splits = named_splits(table.rows, "split" if "split" in table.columns else None, table.numbers)
     kept = Kept()
     for index, (cells, number, label) in enumerate(zip(table.rows, table.numbers, labels, strict=True)):
         place = Place(source.path.name, number)

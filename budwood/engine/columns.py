@@ -10,7 +10,7 @@ from budwood.core.errors import DataError
 from budwood.engine.label_cells import is_number
 from budwood.engine.table import Table, Value, note
 
-__all__ = ["KNOWN_NAMES", "Columns", "choose_columns", "plain_name"]
+__all__ = ["KNOWN_NAMES", "Columns", "NoLabelError", "choose_columns", "plain_name"]
 
 INPUT_NAMES = (
     frozenset({"text", "texts", "sentence", "review", "message", "body", "utterance", "content", "comment", "tweet"}),
@@ -38,6 +38,10 @@ SAMPLE = 5_000
 """Rows by which a column's content is judged, spread over the whole table."""
 FEW = 20
 """Rows below which labels may all be different and still be labels."""
+
+
+class NoLabelError(DataError):
+    """No column of a table looks like a label. It may be a table of texts to learn writing from."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +221,9 @@ def is_other(column: Profile) -> bool:
 
 def undecided(role: str, flag: str, found: Sequence[Profile], name: str, table: Table) -> DataError:
     columns = f"{name}: columns {', '.join(table.columns)}"
+    if not found and role == "label":
+        fix = "name it: --target COLUMN; or learn to write from texts without labels: --task text_generation"
+        return NoLabelError("no column looks like the label", where=columns, fix=fix)
     if not found:
         return DataError(f"no column looks like the {role}", where=columns, fix=f"name it: {flag} COLUMN")
     names = [column.name for column in found]

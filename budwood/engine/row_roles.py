@@ -13,7 +13,7 @@ from budwood.core.task import Row
 from budwood.engine.columns import SPLIT_COLUMN, find, split_names
 from budwood.engine.table import Table, Value, note
 
-__all__ = ["SPLITS", "SPLIT_FILE", "RoleColumns", "named_splits", "role_columns", "with_roles"]
+__all__ = ["SPLITS", "SPLIT_FILE", "RoleColumns", "named_splits", "role_columns", "split_notes", "with_roles"]
 
 SPLITS = {
     "train": "train",
@@ -26,6 +26,8 @@ SPLITS = {
     "testing": "test",
 }
 """What files, folders and the values of a column named `split` are called, and the split they mean."""
+NAMES = "train, validation, test"
+LISTED = 5
 SPLIT_FILE = re.compile(rf"({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?:[-_.]?\d.*)?", re.IGNORECASE)
 
 
@@ -65,7 +67,7 @@ def with_roles(
     """
     by_number = dict(zip(table.numbers, table.rows, strict=True))
     cells = [by_number[number] for number in numbers]
-    splits = [split] * len(rows) if split is not None else named_splits(cells, columns.split)
+    splits = [split] * len(rows) if split is not None else named_splits(cells, columns.split, numbers)
     made: list[Row] = []
     for index, (row, cell) in enumerate(zip(rows, cells, strict=True)):
         own: dict[str, str] = {}
@@ -74,11 +76,34 @@ def with_roles(
         if splits:
             own["split"] = splits[index]
         made.append({**row, **own})
-    told = split is None and bool(splits)
-    return made, (note("split", columns.split, "its values name the splits"),) if told else ()
+    return made, () if split is not None else split_notes(cells, columns.split)
 
 
-def named_splits(cells: Sequence[dict[str, Value]], column: str | None) -> list[str]:
-    """The split of each row when a column names it for all of them, else nothing."""
-    values = [str(row[column]).strip().lower() for row in cells] if column is not None else []
-    return [SPLITS[value] for value in values] if all(value in SPLITS for value in values) else []
+def named_splits(cells: Sequence[dict[str, Value]], column: str | None, numbers: Sequence[int]) -> list[str]:
+    """The split of each row when a column names it; nothing where none of its values is the name of a split.
+
+    Raises:
+        DataError: some values name a split and others do not; `where` lists their lines, of `numbers`.
+    """
+    values = [str(row[column] or "").strip().lower() for row in cells] if column is not None else []
+    unknown = [index for index, value in enumerate(values) if value not in SPLITS]
+    if unknown and len(unknown) < len(values):
+        lines = ", ".join(str(numbers[index]) for index in unknown[:LISTED])
+        more = f" and {len(unknown) - LISTED:,} more" if len(unknown) > LISTED else ""
+        examples = ", ".join(repr(value) for value in sorted({values[index] for index in unknown})[:3])
+        raise DataError(
+            f"{len(unknown):,} of {len(values):,} rows name no split in the column {column!r}, such as {examples}",
+            where=f"line {lines}{more}",
+            fix="write train, validation or test in each row, or rename the column",
+        )
+    return [] if unknown else [SPLITS[value] for value in values]
+
+
+def split_notes(cells: Sequence[dict[str, Value]], column: str | None) -> tuple[str, ...]:
+    """Whether the values of a column of splits count, as a line to be printed; nothing where there is no column."""
+    if column is None or not cells:
+        return ()
+    value = str(cells[0][column] or "").strip()
+    if value.lower() in SPLITS:
+        return (note("split", column, "its values name the splits"),)
+    return (note("split", "by chance", f"the column {column!r} is left out: {value[:30]!r} is none of {NAMES}"),)

@@ -1,6 +1,7 @@
 """`doctor`: read texts, images or molecules leniently, list their faults, and write a mended copy where asked."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from budwood.engine.box_doctor import diagnose_boxes, examine
 from budwood.engine.box_mending import write_mended
 from budwood.engine.box_rows import BoxCollection
 from budwood.engine.collection import collection_of
+from budwood.engine.columns import NoLabelError
+from budwood.engine.corpus_doctor import diagnose_corpus
 from budwood.engine.doctor import diagnose
 from budwood.engine.environment import describe_environment, examine_environment
 from budwood.engine.image_doctor import diagnose_images, mended_images, write_images
@@ -18,10 +21,13 @@ from budwood.engine.machine import versions
 from budwood.engine.mending import mended_table, write_table
 from budwood.engine.molecule_doctor import diagnose_molecules, mended_molecules
 from budwood.engine.reading import Reading, read_dataset
+from budwood.engine.table import note
 from budwood.engine.text_base import embed_texts
 from budwood.stages.results import Diagnosed
 
 __all__ = ["diagnose_data"]
+
+WRITING = "text_generation"
 
 
 def diagnose_data(
@@ -38,12 +44,12 @@ def diagnose_data(
         return Diagnosed(examine_environment(), tuple(describe_environment()), {"packages": versions()})
     if isinstance(boxes := collection_of(Path(data)), BoxCollection):
         return of_boxes(boxes, Path(data), test, fix)
-    reading = read_dataset(data, target, input, keep_empty=True)
-    held = None if test is None else read_dataset(test, target, input, keep_empty=True)
+    reading = read(data, target, input)
+    held = None if test is None else read(test, target, input)
     if any("image" in row for row in reading.dataset.rows[:1]):
         return of_images(reading, held, fix)
     if not any("label" in row for row in reading.dataset.rows[:1]):
-        raise DataError("the data has no labels to check", where=str(data), fix=f"learn from it: budwood adapt {data}")
+        return of_texts(reading, held, fix)
     molecules = any("smiles" in row for row in reading.dataset.rows[:1])
     findings = diagnose_molecules(reading, held) if molecules else diagnose(reading, held, embed=embedder())
     fixed = None
@@ -51,6 +57,28 @@ def diagnose_data(
         write_table(mended_molecules(reading, held) if molecules else mended_table(reading, findings), fix)
         fixed = Path(fix)
     return Diagnosed(findings, reading.notes, reading.facts, fixed)
+
+
+def read(path: Path | str, target: str | None, input: str | None) -> Reading:
+    """The rows; of a table in which no column looks like a label, the texts."""
+    try:
+        return read_dataset(path, target, input, keep_empty=True)
+    except NoLabelError as error:
+        try:
+            found = read_dataset(path, None, input, task=WRITING)
+        except DataError:
+            raise error from None
+        reason = note("task", WRITING, "no column looks like the label")
+        return replace(found, notes=(reason, *found.notes), facts={**found.facts, "task": WRITING})
+
+
+def of_texts(reading: Reading, held: Reading | None, fix: Path | str | None) -> Diagnosed:
+    """Texts to learn writing from: whether a repeat or a leftover is meant, only their owner can tell."""
+    if fix is not None:
+        raise UsageError(
+            "texts without labels are not mended", where="--fix", fix="leave it out; each finding has a fix"
+        )
+    return Diagnosed(diagnose_corpus(reading, held), reading.notes, reading.facts)
 
 
 def of_images(reading: Reading, held: Reading | None, fix: Path | str | None) -> Diagnosed:

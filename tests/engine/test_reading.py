@@ -28,6 +28,26 @@ def write(folder: Path, name: str, text: str = CSV) -> Path:
     return path
 
 
+def test_a_column_named_split_is_refused_where_only_some_rows_name_one(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("text,label,split\na b c,x,train\nd e f,y,\ng h i,x,holdout\nj k l,y,test\n")
+    with pytest.raises(
+        DataError, match="2 of 4 rows name no split in the column 'split', such as '', 'holdout'"
+    ) as error:
+        read_dataset(path)
+    assert error.value.where == "line 3, 4"
+    assert "train, validation or test" in error.value.fix
+
+
+def test_a_column_named_split_that_names_none_is_left_out_and_says_so(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("text,label,split\na b c,x,left\nd e f,y,right\n")
+    reading = read_dataset(path)
+    assert all("split" not in row for row in reading.dataset)
+    (line,) = [line for line in reading.notes if line.startswith("split=")]
+    assert line == "split=by chance  # the column 'split' is left out: 'left' is none of train, validation, test"
+
+
 def test_a_file_becomes_rows_with_places_notes_and_facts(tmp_path):
     reading = read_dataset(write(tmp_path, "t.csv"))
     assert reading.dataset.rows == ({"text": "good day", "label": "greeting"}, {"text": "see you", "label": "farewell"})

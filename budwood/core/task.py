@@ -81,6 +81,7 @@ class Task(ABC):
     """The way to learn: `heads` where the model ends in a linear head; see `budwood/stages/`."""
     writes: ClassVar[bool] = False
     """Whether its models write texts, token by token; a server then gives them threads of their own."""
+
     explains: ClassVar[bool] = False
     """Whether a request may ask for a picture of what its answer rests on, by `"explain": true`."""
     split_kinds: ClassVar[tuple[str, ...]] = ()
@@ -255,6 +256,11 @@ class Task(ABC):
     def intervals(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
         """95 % intervals of those further metrics that are printed beside the headline metric; none by default."""
         return {}
+
+    @property
+    def keeps_logits(self) -> bool:
+        """Whether a report on calibration needs the logits of the test rows beside the answers."""
+        return "labels" in self.to_json()
 
     def chances(self, answers: Sequence[Answer], rows: Sequence[Row]) -> NDArray[np.float64] | None:
         """The predicted chance of one event and whether it came (1 or 0), shape (rows, 2), where answers are risks."""

@@ -35,10 +35,17 @@ NAMES = {
     "worst_class_recall": "Recall, worst",
     "roc_auc": "ROC AUC",
     "rmse": "RMSE",
+    "mae": "Mean absolute error",
+    "mape": "Mean absolute percentage error",
+    "coverage_90": "True values within the 90 % interval",
+    "average_precision": "Average precision",
+    "brier": "Brier score",
+    "ece": "Calibration error",
+    "c_index": "C index",
     "perplexity": "Perplexity",
     "token_probability": "Token probability",
 }
-NUMBERS = frozenset({"roc_auc", "rmse", "perplexity"})
+NUMBERS = frozenset({"roc_auc", "rmse", "mae", "brier", "c_index", "perplexity"})
 """Metrics that people write as plain numbers; the others with an interval are shares."""
 
 
@@ -100,7 +107,9 @@ def title_of(metric: str) -> str:
 
 def figure_of(metric: str, value: float) -> str:
     """A metric's value as people write it: 91.00 %, or 0.854."""
-    return f"{value:.3f}" if metric in NUMBERS else f"{100 * value:.2f} %"
+    if metric not in NUMBERS:
+        return f"{100 * value:.2f} %"
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def span_of(metric: str, bounds: tuple[float, float]) -> str:
@@ -225,6 +234,12 @@ def how_it_was_measured(draft: Draft, facts: CardFacts) -> str:
     if "temperature" in draft.calibration:
         fitted = f"with temperature {draft.calibration['temperature']:.3f}, fitted on validation rows"
         lines.append(f"Probabilities are calibrated {fitted} (Guo et al. 2017).")
+    if {"slope", "offset"} <= draft.calibration.keys():
+        fitted = f"slope {draft.calibration['slope']:.3f} and offset {draft.calibration['offset']:.3f} of the logit"
+        lines.append(f"Risks are calibrated with {fitted}, fitted on rows that were left out (Platt 1999).")
+    if "half_90" in draft.calibration:
+        lines.append("Intervals are meant to hold 9 of 10 true values (split-conformal: Lei et al. 2018). Their width")
+        lines.append("is that of errors on rows that were left out, the same for all rows on the scale that is learnt.")
     lines.append("The interval covers the luck of the test rows; another training run varies besides.")
     return "\n".join(lines) + "\n"
 
@@ -271,6 +286,7 @@ EXAMPLES = {
     "text-classification": ("'a text'", "table.csv"),
     "text-generation": ("'Once upon a time'", "texts.txt"),
     "image-classification": ("photo.jpg", "folder/"),
+    "image-feature-extraction": ("photo.jpg", "table.csv"),
 }
 """What a command line names, by pipeline tag: an input, and labelled data."""
 

@@ -16,6 +16,7 @@ from budwood.core.task import Answer, Calibration, Row, Task
 from budwood.engine.calibrate import brier, expected_calibration_error, probabilities
 from budwood.engine.card import ClassFacts
 from budwood.engine.measure import Scores
+from budwood.engine.risk_facts import Tenth, number_pairs, raw_chances, tenths_of
 
 __all__ = ["Mistake", "Outcome", "Reliability", "macro_f1_interval", "outcome_of"]
 
@@ -84,6 +85,8 @@ class Outcome:
     """The surest wrong answers first."""
     numbers: NDArray[np.float64] | None = None
     """True and given number of each row, shape (rows, 2), where labels are numbers."""
+    tenths: tuple[Tenth, ...] = ()
+    """Where answers are risks: what was foretold and what came, for each tenth of the rows."""
     intervals: Mapping[str, Span] = field(default_factory=dict)
     """95 % intervals of further metrics."""
 
@@ -94,10 +97,13 @@ def outcome_of(task: Task, rows: Sequence[Row], scores: Scores, calibration: Cal
     wrong = np.flatnonzero(scores.per_row < 1)
     if not labels:
         order = wrong[np.argsort(scores.per_row[wrong], kind="stable")]
-        doubt: dict[int, float] = {}
+        chances, raw = task.chances(scores.answers, rows), raw_chances(task, rows, scores)
         return Outcome(
-            mistakes=mistakes(task, rows, scores.answers, order, doubt),
-            numbers=pairs(rows, scores.answers),
+            before=None if raw is None else of_chances(raw),
+            after=None if chances is None else of_chances(chances),
+            tenths=() if chances is None else tenths_of(chances),
+            mistakes=mistakes(task, rows, scores.answers, order, {}),
+            numbers=number_pairs(rows, scores.answers) if chances is None else None,
             intervals=task.intervals(scores.answers, rows),
         )
     truth, given = indicators(labels, rows, scores.answers)
@@ -190,6 +196,11 @@ def reliability(probability: NDArray[np.float64], targets: NDArray[Any]) -> Reli
     )
 
 
+def of_chances(pairs: NDArray[np.float64]) -> Reliability:
+    """Bins of the risk itself: how often it came true."""
+    return reliability(pairs[:, :1], pairs[:, 1:])
+
+
 def macro_f1_interval(truth: NDArray[np.bool_], given: NDArray[np.bool_], seed: int = 0) -> Span:
     """95 % percentile interval of the mean F1 of the labels that occur, over bootstrap resamples of the rows.
 
@@ -206,14 +217,6 @@ def macro_f1_interval(truth: NDArray[np.bool_], given: NDArray[np.bool_], seed: 
         means += (np.where(actual > 0, f1, 0).sum(axis=1) / np.maximum((actual > 0).sum(axis=1), 1)).tolist()
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
-
-
-def pairs(rows: Sequence[Row], answers: Sequence[Answer]) -> NDArray[np.float64] | None:
-    """True and given numbers, where every row has a number and every answer a `value`."""
-    found = [(row.get("label"), answer.get("value")) for row, answer in zip(rows, answers, strict=True)]
-    if any(not isinstance(value, int | float) or isinstance(value, bool) for pair in found for value in pair):
-        return None
-    return np.asarray(found, np.float64)
 
 
 def mistakes(

@@ -16,6 +16,7 @@ from budwood.engine.card import NAMES, NUMBERS, CardFacts, figure_of, span_of, t
 from budwood.engine.drawing import Picture, legible
 from budwood.engine.report_facts import Mistake, Outcome, Reliability
 from budwood.engine.report_plots import HEAT_LABELS, MOST_BARS, Compared
+from budwood.engine.risk_facts import tenth_rows
 from budwood.engine.statistics import TWO_SIDED, wilson, z_value
 
 __all__ = ["report_page"]
@@ -175,11 +176,18 @@ def calibration(outcome: Outcome, pictures: Mapping[str, Picture]) -> Iterator[s
     if outcome.after is None or outcome.before is None:
         return
     text = "Answers by their confidence: how often they are right, and below how many they are. On the dashed line a "
-    yield figure(pictures, "calibration", f"{text}confidence of 80 % is right in 8 of 10 cases.")
+    text += "confidence of 80 % is right in 8 of 10 cases."
+    if outcome.tenths:
+        text = "Answers by their risk: how often it came true, and below how many they are. On the dashed line a risk "
+        text += "of 80 % comes true in 8 of 10 cases."
+    yield figure(pictures, "calibration", text)
     rows = [reliability_row("before calibration", outcome.before), reliability_row("as it answers", outcome.after)]
     yield table(
         ("", "expected calibration error", "Brier score"), rows if outcome.before != outcome.after else rows[1:]
     )
+    if outcome.tenths:
+        yield "<p>The test rows in the order of their risks, in ten equal parts:</p>\n"
+        yield table(*tenth_rows(outcome.tenths))
 
 
 def reliability_row(name: str, found: Reliability) -> list[str]:

@@ -37,6 +37,8 @@ HEAT_LABELS = 20
 """Labels up to which every cell of the confusion matrix is drawn; above, the largest confusions."""
 MOST_BARS = 15
 MOST_POINTS = 2000
+WIDE = 30.0
+"""The greatest number by the least from which both axes are logarithmic."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,12 @@ def draw_numbers(outcome: Outcome) -> "Figure":
     axes.plot(ends, ends, color=ON_WHITE.faint, linewidth=1, linestyle=(0, (5, 3)))
     axes.plot(points[:, 0], points[:, 1], "o", color=CHOSEN, markersize=4, alpha=0.45, markeredgewidth=0)
     axes.set(xlim=ends, ylim=ends)
+    if low > 0 and high > WIDE * low:
+        scale = (low / 1.15, high * 1.15)
+        axes.set(xscale="log", yscale="log", xlim=scale, ylim=scale)
+        for one in (axes.xaxis, axes.yaxis):
+            one.set_major_formatter(plain_numbers())
+            one.set_minor_formatter(lambda value, _: "")
     axes.set_xlabel("true", color=ON_WHITE.text)
     axes.set_ylabel("answer", color=ON_WHITE.text)
     return figure
@@ -239,9 +247,9 @@ def draw_reliability(outcome: Outcome) -> "Figure":
     below.set_yscale("log")
     below.yaxis.set_major_formatter(plain_numbers())
     below.yaxis.set_minor_formatter(lambda value, _: "")
-    axes.set_ylabel("right", color=ON_WHITE.text)
+    axes.set_ylabel("came true" if outcome.tenths else "right", color=ON_WHITE.text)
     below.set_ylabel("answers", color=ON_WHITE.text)
-    below.set_xlabel("confidence", color=ON_WHITE.text)
+    below.set_xlabel("risk" if outcome.tenths else "confidence", color=ON_WHITE.text)
     legend(axes, loc="upper left", bbox_to_anchor=(1.03, 1.0))
     return figure
 

@@ -96,5 +96,33 @@ with torch.inference_mode():
 probabilities = (logits / facts["calibration"].get("temperature", 1.0)).softmax(-1)
 print(model.config.id2label[int(probabilities.argmax())], float(probabilities.max()))
 """,
+    "image-feature-extraction": """\
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+folder = Path(".")
+facts = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+task, fitted = facts["task"], facts["calibration"]
+processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+model = AutoModelForImageClassification.from_pretrained(folder).eval()
+
+image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+with torch.inference_mode():
+    (outputs,) = model(**processor(image, return_tensors="pt")).logits
+if (folder / "head.safetensors").exists():  # what transformers gives is a hidden layer then
+    head = load_file(folder / "head.safetensors")
+    outputs = head["weight"] @ outputs.relu() + head["bias"]
+if task["kind"] == "number":
+    value = task["centre"] + task["scale"] * outputs[0]
+    print(float(value.exp() if task["log"] else value))
+else:  # the risk of one event, or of an event by the end of each period
+    hazards = (fitted.get("slope", 1.0) * outputs + fitted.get("offset", 0.0)).sigmoid()
+    print((1 - (1 - hazards).cumprod(0)).tolist())
+""",
 }
 """By pipeline tag, for the models that transformers knows whole."""

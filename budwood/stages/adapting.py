@@ -168,7 +168,7 @@ def publish(bench: Bench, store: Store, name: str, splits: Splits, learned: Lear
     done = [item for item in store.list() if item.name == name and item.bundle and item.bundle.parent == final.id]
     with closing(Predictor.open(final)) as predictor:
         honest = replace(predictor, calibration=learned.calibration)
-        scores = score(honest, splits.test.rows, keep_logits="labels" in bench.task.to_json())
+        scores = score(honest, splits.test.rows, keep_logits=bench.task.keeps_logits)
         embedding = None if done else embedding_picture(honest, splits.test.rows, bench.job.seed)
     if done:  # a run that was killed after it had published
         return store.resolve(f"{name}:{done[-1].version}"), scores

@@ -292,7 +292,7 @@ def judge(
 
 def scored(bundle: Bundle, rows: Any) -> Scores:
     with closing(Predictor.open(bundle)) as predictor:
-        return score(predictor, rows, keep_logits="labels" in predictor.task.to_json())
+        return score(predictor, rows, keep_logits=predictor.task.keeps_logits)
 
 
 def parents(report: ShrinkReport) -> tuple[Compared, ...]:

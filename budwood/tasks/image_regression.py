@@ -83,6 +83,10 @@ class ImageRegression(ImageTask):
     def head(self) -> str:
         return HEADS[self.kind]
 
+    @property
+    def keeps_logits(self) -> bool:
+        return self.kind != NUMBER
+
     def to_json(self) -> dict[str, Any]:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 

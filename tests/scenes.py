@@ -117,3 +117,57 @@ def backbone(path: Path) -> Path:
     network.save_pretrained(path)
     (path / "preprocessor_config.json").write_text(json.dumps(pictures.PROCESSOR))
     return path
+
+
+def detector(path: Path, kind: str) -> Path:
+    """A transformers directory of a tiny detector with random weights, `d_fine` or `rt_detr_v2`, for squares of 96."""
+    from budwood.engine.transformers_import import quiet_transformers
+
+    transformers = quiet_transformers()
+    import torch
+
+    small: dict[str, Any] = {
+        "d_model": 32,
+        "encoder_hidden_dim": 32,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "num_queries": 30,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "decoder_layers": 2,
+        "num_denoising": 10,
+        "decoder_in_channels": [32, 32, 32],
+        "feat_strides": [8, 16, 32],
+        "num_labels": 5,
+    }
+    torch.manual_seed(0)
+    if kind == "d_fine":
+        body = transformers.HGNetV2Config(
+            stage_in_channels=[16, 16, 32, 64],
+            stage_mid_channels=[16, 16, 32, 32],
+            stage_out_channels=[16, 32, 64, 64],
+            stage_num_blocks=[1] * 4,
+            stage_numb_of_layers=[1] * 4,
+            stem_channels=[3, 8, 16],
+            hidden_sizes=[16, 32, 64, 64],
+            embedding_size=16,
+            out_features=["stage2", "stage3", "stage4"],
+        )
+        more = {"encoder_in_channels": [32, 64, 64], "decoder_n_points": [2] * 3, "hidden_expansion": 0.5}
+        network = transformers.DFineForObjectDetection(transformers.DFineConfig(backbone_config=body, **small, **more))
+    else:
+        sizes = {"embedding_size": 16, "hidden_sizes": [16, 24, 32, 32], "depths": [1] * 4, "layer_type": "basic"}
+        body = transformers.RTDetrResNetConfig(**sizes, out_features=["stage2", "stage3", "stage4"])
+        more = {"encoder_in_channels": [24, 32, 32], "decoder_n_points": 2}
+        config = transformers.RTDetrV2Config(backbone_config=body, **small, **more)
+        network = transformers.RTDetrV2ForObjectDetection(config)
+    for module in network.modules():  # as after training: what is seen reaches the queries
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(module.weight)
+        elif isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            torch.nn.init.kaiming_normal_(module.weight)
+    network.save_pretrained(path)
+    processor = {"image_processor_type": "RTDetrImageProcessor", "size": {"height": 96, "width": 96}, "resample": 2}
+    processor |= {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": False}
+    (path / "preprocessor_config.json").write_text(json.dumps(processor))
+    return path

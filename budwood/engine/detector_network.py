@@ -109,8 +109,11 @@ def feature_levels(network: Any) -> tuple[list[int], list[int]]:
         BundleError: the network has no such maps, as transformers over patches have not.
     """
     size = 4 * STRIDES[-1]
-    with torch.inference_mode():
-        found = network(pixel_values=torch.zeros(1, 3, size, size), output_hidden_states=True).hidden_states
+    try:
+        with torch.inference_mode():
+            found = network(pixel_values=torch.zeros(1, 3, size, size), output_hidden_states=True).hidden_states
+    except (ValueError, RuntimeError, TypeError):  # it reads images of one size only
+        found = ()
     shapes = [tuple(state.shape) for state in found or ()]
     levels = [max((i for i, s in enumerate(shapes) if s[2:] == (size // k,) * 2), default=-1) for k in STRIDES]
     if -1 in levels:

@@ -23,6 +23,7 @@ __all__ = ["HubDetector", "is_detector", "load", "save", "take_base"]
 
 SIZE = 640
 """Where the base does not say what it was made for."""
+NEW_DEVIATION = 0.02
 CLASS_LAYERS = ("class_embed", "enc_score_head", "denoising_class_embed", "class_labels_classifier")
 """What the layers are called, in all of these families, that know the classes."""
 
@@ -116,6 +117,8 @@ def load(folder: Path, labels: Sequence[str], size: int) -> HubDetector:
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,
             )
+            if known != list(labels or known):
+                unequal_scores(network)
     except Exception as error:  # each model's code in transformers raises its own kinds
         raise BundleError(
             f"transformers cannot load the detector: {str(error).splitlines()[0]}",
@@ -123,6 +126,16 @@ def load(folder: Path, labels: Sequence[str], size: int) -> HubDetector:
             fix="pass a folder that AutoModelForObjectDetection loads",
         ) from error
     return HubDetector(network, size).eval()
+
+
+def unequal_scores(network: nn.Module) -> None:
+    """Let new class layers tell places apart from the start.
+
+    transformers starts some with zeros: then all places score alike, and which are taken is left to chance.
+    """
+    for name, item in network.named_parameters():
+        if any(part in name for part in CLASS_LAYERS) and item.ndim > 1:
+            nn.init.normal_(item, std=NEW_DEVIATION)
 
 
 def take_base(folder: Path, stage: Path) -> Frame:

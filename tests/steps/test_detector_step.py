@@ -1,0 +1,159 @@
+"""Learning to find objects: on a backbone of a classifier, and with detectors of transformers; graphs equal torch."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scenes
+
+pytest.importorskip("torch")
+pytest.importorskip("pycocotools")
+
+from budwood.core import registry
+from budwood.core.bundle import Bundle
+from budwood.core.errors import BundleError, StepError
+from budwood.core.recipe import Recipe
+from budwood.core.step import Context
+from budwood.engine.base_model import import_base
+from budwood.engine.bases import Found
+from budwood.engine.predictor import Predictor
+from budwood.engine.reading import read_dataset
+from budwood.steps.adapt.detector import Detector
+from budwood.tasks.object_detection import ObjectDetection
+
+ONNX = registry.get("steps/export", "onnx")()
+SIZE = 96
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("detection")
+    scenes.voc(folder / "shapes", splits={"train": 12, "val": 6, "test": 4})
+    return folder
+
+
+def context(home: Path, work: Path, **options: object) -> Context:
+    rows = read_dataset(home / "shapes").dataset
+    splits = ObjectDetection.split(rows, test=None, seed=0, shots=None)
+    task = ObjectDetection.from_rows(splits.train.rows).with_options({"image_size": SIZE, **options})
+    return Context(out=work / "unused", work=work / "work", splits=splits, task=task)
+
+
+def base(folder: Path, home: Path) -> Bundle:
+    return import_base(Found(folder, "tiny", "asked for"), home / "bases", ObjectDetection)
+
+
+def answers(bundle: Bundle, runtime: str, rows: object) -> list[dict[str, object]]:
+    with closing(Predictor.open(bundle, runtime)) as predictor:
+        return predictor.predict_all([{**row, "min_score": 0.02} for row in rows])
+
+
+def same(first: list[dict[str, object]], second: list[dict[str, object]]) -> None:
+    for one, other in zip(first, second, strict=True):
+        assert [item["label"] for item in one["objects"]] == [item["label"] for item in other["objects"]]
+        boxes = [np.asarray([item["box"] for item in answer["objects"]]) for answer in (one, other)]
+        np.testing.assert_allclose(*boxes, atol=0.05)
+        scores = [[item["score"] for item in answer["objects"]] for answer in (one, other)]
+        np.testing.assert_allclose(*scores, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def learnt(home: Path) -> Bundle:
+    """The head on a frozen backbone, tested on eight images and fine-tuned a little."""
+    made = context(home, home / "own")
+    steps = (Detector(images=480), Detector(frozen=False, images=160), ONNX)
+    return Recipe(steps).run(base(scenes.backbone(home / "backbone"), home), made, home / "own" / "cache")
+
+
+def test_a_backbone_learns_to_find_objects(learnt: Bundle, home: Path) -> None:
+    from budwood.engine.measure import score
+
+    rows = context(home, home).splits.test.rows
+    with closing(Predictor.open(learnt)) as predictor:
+        found = score(predictor, rows)
+    assert found.metric == "f1"
+    assert found.metrics["ap50"] > 0.5, "rectangles on grey are easy"
+    assert {"ap", "precision", "recall", "ap50 dark", "ap50 light"} <= set(found.metrics)
+    assert 0.0 < learnt.manifest.calibration["threshold"] < 1.0
+    assert found.value == pytest.approx(float(found.per_row.mean()))
+
+
+def test_the_graph_answers_as_torch_does(learnt: Bundle, home: Path) -> None:
+    rows = context(home, home).splits.test.rows
+    same(answers(learnt, "onnxruntime", rows), answers(learnt, "torch", rows))
+
+
+def test_the_folder_is_an_ordinary_transformers_backbone_with_a_head_beside_it(learnt: Bundle) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModel
+
+    network = AutoModel.from_pretrained(learnt.path, dtype=torch.float32)
+    assert network(torch.zeros(1, 3, SIZE, SIZE)).last_hidden_state.shape[2:] == (3, 3)
+    assert load_file(learnt.path / "detector.safetensors")["score.weight"].shape[0] == 2
+    stated = json.loads((learnt.path / "detector.json").read_text())
+    assert (stated["kind"], stated["labels"], stated["frame"]["size"]) == ("budwood", ["dark", "light"], SIZE)
+
+
+def test_a_killed_run_goes_on_with_what_was_done(learnt: Bundle, home: Path) -> None:
+    said: list[str] = []
+    again = Context(
+        **{**vars(context(home, home / "own")), "progress": lambda what, done, total, note: said.append(what)}
+    )
+    steps = (Detector(images=480), Detector(frozen=False, images=160), ONNX)
+    same_base = base(home / "backbone", home)
+    assert Recipe(steps).run(same_base, again, home / "own" / "cache").id == learnt.id
+    assert "fine-tuning" not in said
+
+
+def test_a_model_is_a_base_for_other_labels(learnt: Bundle, home: Path, tmp_path: Path) -> None:
+    parent = base(learnt.path, tmp_path)
+    task = ObjectDetection(("a", "b", "c"), image_size=64)
+    model = task.build(parent.path)
+    assert model.head.score.out_channels == 3
+    from safetensors.torch import load_file
+
+    kept = load_file(learnt.path / "detector.safetensors")["distance.weight"]
+    assert (model.head.distance.weight == kept).all(), "what finds boxes is kept"
+
+
+def test_eight_images_that_cannot_be_learnt_stop_the_run_early(home: Path, tmp_path: Path, monkeypatch) -> None:
+    from budwood.engine import overfitting
+
+    monkeypatch.setattr(overfitting, "UPDATES", 8)
+    monkeypatch.setattr(overfitting, "RATE", 0.0)
+    parent = base(scenes.backbone(tmp_path / "backbone"), tmp_path)
+    with pytest.raises(StepError, match="8 images could not be learnt by heart") as caught:
+        Recipe((Detector(images=16),)).run(parent, context(home, tmp_path), tmp_path / "cache")
+    assert "budwood doctor" in caught.value.fix
+
+
+def test_a_base_without_feature_maps_is_refused(tmp_path: Path) -> None:
+    import pictures
+
+    with pytest.raises(BundleError, match="feature maps of strides 8, 16 and 32"):
+        base(pictures.base(tmp_path / "vit", "vit"), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["d_fine", "rt_detr_v2"])
+def test_a_detector_of_transformers_is_adapted_and_exported(home: Path, tmp_path: Path, kind: str) -> None:
+    parent = base(scenes.detector(tmp_path / kind, kind), tmp_path)
+    made = context(home, tmp_path)
+    made = Context(**{**vars(made), "task": made.task.fit_to(parent.path)})
+    steps = (Detector(images=16), Detector(frozen=False, images=16), ONNX)
+    bundle = Recipe(steps).run(parent, made, tmp_path / "cache")
+    rows = made.splits.test.rows
+    same(answers(bundle, "onnxruntime", rows), answers(bundle, "torch", rows))
+
+    import torch
+    from transformers import AutoModelForObjectDetection
+
+    network = AutoModelForObjectDetection.from_pretrained(bundle.path, dtype=torch.float32)
+    assert network.config.id2label == {0: "dark", 1: "light"}
+    before = AutoModelForObjectDetection.from_pretrained(tmp_path / kind, dtype=torch.float32)
+    first, last = (dict(item.named_parameters()) for item in (before, network))
+    kept = [name for name in last if first[name].shape == last[name].shape]
+    changed = [name for name in kept if not torch.equal(first[name], last[name])]
+    assert any("backbone" in name for name in changed), "the body learns too"

@@ -16,8 +16,14 @@ LEAST_UNNAMED = 0.95
 LENGTH = 6.0
 """Mean characters of a column that is taken without such a name: short words such as OK and NO are molecules too."""
 CELLS = 50
-ALPHABET = re.compile(r"[A-Za-z0-9@+\-\[\]()=#$:/\\.%*~>]+")
-ATOMS = re.compile(r"[CNOcnoSsPFI]|Cl|Br")
+MANY = 0.5
+"""Share of cells that look like SMILES from which RDKit is asked."""
+TOKENS = re.compile(
+    r"(?:Br|Cl|[BCNOPSFIbcnops*]|\[[A-Za-z0-9@+\-*:]{1,30}\]|[-=#$:/\\.~<>()]|%\d\d|%\(\d{1,5}\)|\d)+", re.ASCII
+)
+"""The tokens of SMILES: atoms that need no brackets, atoms in brackets, bonds, branches, ring numbers. Hardly a word of
+any language consists of them, so that RDKit, which takes a second to import, is asked about likely columns only."""
+ATOMS = re.compile(r"[BCNOPSFIbcnops\[]")
 
 
 def find_smiles_column(columns: Mapping[str, Sequence[str]]) -> str | None:
@@ -47,12 +53,15 @@ def is_likely(cells: Sequence[str]) -> bool:
 
 
 def share_of_smiles(cells: Sequence[str]) -> float:
-    """The share of filled cells that are molecules. Without RDKit only the characters are looked at."""
+    """The share of filled cells that are molecules. Without RDKit only the tokens are looked at.
+
+    So too where these say that most cells are none, whatever their column is called.
+    """
     filled = [cell.strip() for cell in cells if cell.strip()][:CELLS]
     if not filled:
         return 0.0
-    plausible = [cell for cell in filled if ALPHABET.fullmatch(cell) and ATOMS.search(cell)]
-    if find_spec("rdkit") is not None:
+    plausible = [cell for cell in filled if TOKENS.fullmatch(cell) and ATOMS.search(cell)]
+    if len(plausible) >= MANY * len(filled) and find_spec("rdkit") is not None:
         from budwood.engine.molecules import prepared
 
         plausible = [cell for cell in plausible if prepared(cell) is not None]

@@ -24,7 +24,8 @@ class Finding:
     """One of: broken_line, empty_text, empty_label, single_class, duplicate, near_duplicate, conflict, leakage,
     near_leakage, rare_class, imbalance, label_spelling, similar_labels, unknown_class, too_long, label_error;
     of texts without labels also little_text, too_short, mojibake, control, markup; of molecules also unparsable_smiles,
-    unusable_label, salt; of images broken_image, tiny_image; of boxes
+    unusable_label, salt; of images broken_image, tiny_image; of numbers
+    not_a_number, placeholder, impossible_value, outlier, bad_time, few_events; of boxes
     broken_annotation, image_size, box_convention, box_inverted, box_outside, box_over_edge, box_tiny, box_duplicate,
     box_conflict, no_objects, no_annotation; of this machine torchvision, missing_extra, missing_base."""
     severity: Severity

@@ -1,12 +1,14 @@
 """The data doctor for images: broken files, repeats, labels that disagree, leaks, look-alikes and tiny images."""
 
+import csv
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from budwood.engine.doctor import Part, class_sizes, merged, spellings, unknown_
 from budwood.engine.findings import LEAK_GATE, Finding, gravest_first
 from budwood.engine.images import inspect_image, open_image
 from budwood.engine.label_check import spelling_variants
+from budwood.engine.number_doctor import are_amounts, diagnose_numbers
 from budwood.engine.pixels import usable_cores
 from budwood.engine.reading import Reading
 from budwood.engine.splits import labels_of
@@ -55,20 +58,28 @@ def diagnose_images(reading: Reading, test: Reading | None = None) -> list[Findi
     """All findings, the gravest first. `test` are other test images than those that carry the split test."""
     train = Images.of(reading, tested=False)
     held = Images.of(reading, tested=True) if test is None else Images(test.dataset.rows, test.places)
-    labels = Counter(label for row in train.rows for label in labels_of(row))
-    variants = spelling_variants(labels)
     found = [
         *broken([*reading.skipped, *(test.skipped if test is not None else ())]),
-        *spellings(train, labels, variants),
-        *class_sizes(train, merged(labels, variants)),
+        *of_labels(train, held),
         *repeats(train),
         *conflicts(train),
         *leakage(train, held),
         *near_copies(train, held),
-        *unknown_classes(held, labels, variants),
         *tiny(train),
     ]
     return gravest_first(found)
+
+
+def of_labels(train: Images, held: Images) -> Iterable[Finding]:
+    """Numbers and times are looked at as such, all else as classes."""
+    if are_amounts([row["label"] for row in train.rows]):
+        yield from diagnose_numbers(train.rows, train.places)
+        return
+    labels = Counter(label for row in train.rows for label in labels_of(row))
+    variants = spelling_variants(labels)
+    yield from spellings(train, labels, variants)
+    yield from class_sizes(train, merged(labels, variants))
+    yield from unknown_classes(held, labels, variants)
 
 
 def broken(skipped: Sequence[tuple[Place, str]]) -> Iterable[Finding]:
@@ -172,12 +183,18 @@ def mended_images(reading: Reading, findings: Sequence[Finding]) -> Dataset:
     rename = {old: new for finding in fixable for old, new in finding.rename.items()}
     dropped = {place for finding in fixable if not finding.rename for place in finding.rows}
     pairs = zip(reading.dataset.rows, reading.places, strict=True)
-    rows = [{**row, "label": rename.get(row["label"], row["label"])} for row, place in pairs if place not in dropped]
+    rows = [{**row, "label": renamed(row["label"], rename)} for row, place in pairs if place not in dropped]
     return Dataset(tuple(rows), reading.dataset.sources)
+
+
+def renamed(label: Any, rename: Mapping[str, str]) -> Any:
+    return rename.get(label, label) if isinstance(label, str) else label
 
 
 def write_images(content: Dataset, folder: Path) -> None:
     """Copy images into `folder/[split/]label/`; after a crash the folder is whole or absent.
+
+    Where labels are numbers or times, into `folder/images/` with `table.csv` beside it.
 
     Raises:
         UsageError: the folder exists; nothing is ever overwritten.
@@ -186,10 +203,25 @@ def write_images(content: Dataset, folder: Path) -> None:
         raise UsageError(
             f"{folder.name} already exists", where=str(folder), fix="name a folder that does not exist yet"
         )
+    amounts = are_amounts([row["label"] for row in content.rows])
+    lines: list[dict[str, Any]] = []
     with staged(folder) as stage:
         for number, row in enumerate(content.rows):
             source = Path(row["image"])
-            place = stage / str(row.get("split", "")) / row["label"].replace("/", "-")
+            own = "images" if amounts else f"{row.get('split', '')}/{row['label'].replace('/', '-')}"
+            place = stage / own.strip("/")
             place.mkdir(parents=True, exist_ok=True)
             name = source.name if not (place / source.name).exists() else f"{number}-{source.name}"
             shutil.copyfile(source, place / name)
+            lines.append({"image": f"{own}/{name}", **cells(row)})
+        if amounts:
+            with (stage / "table.csv").open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(lines[0]), restval="")
+                writer.writeheader()
+                writer.writerows(lines)
+
+
+def cells(row: Row) -> dict[str, Any]:
+    """The columns of a table for what a row knows beside its image."""
+    label = row["label"] if isinstance(row["label"], Mapping) else {"label": row["label"]}
+    return {**label, **{name: row[name] for name in ("group", "split") if name in row}}

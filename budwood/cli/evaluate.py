@@ -26,10 +26,13 @@ def evaluate(
 
 
 def show(screen: Screen, result: "Evaluated") -> None:
-    """The headline metric with its interval first, the others below it."""
+    """The headline metric with its interval first, the others below it, with theirs where they have one."""
     rows = [(result.metric, percent(result.score), span(result.ci), f"{result.n:,}")]
     others = [(name, value) for name, value in result.metrics.items() if name not in (result.metric, SEEN)]
-    rows += [(name, f"{value:.4f}", "", "") for name, value in others]
+    for name, value in others:
+        bounds = result.intervals.get(name)
+        between = f"[{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else ""
+        rows.append((name, f"{value:.4f}", between, f"{result.n:,}" if bounds else ""))
     screen.table(("metric", "value", "95 % interval", "rows"), rows)
     if seen := result.metrics.get(SEEN):
         screen.note(f"{seen:,.0f} of {result.n:,} rows were seen in training, so the score flatters the model")

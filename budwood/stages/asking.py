@@ -19,6 +19,7 @@ from budwood.engine.measure import Scores, score
 from budwood.engine.predictor import Predictor, task_of
 from budwood.engine.reading import read_dataset, read_inputs
 from budwood.engine.statistics import better
+from budwood.stages.drawing import drawn, from_score
 from budwood.stages.explaining import explained, kept
 from budwood.stages.results import Compared, Evaluated
 
@@ -44,7 +45,8 @@ def evaluate_model(entry: Entry, data: Path | str, target: str | None, input: st
         **({"rows_with_unknown_label": float(unknown)} if unknown else {}),
         **({} if seen is None else {SEEN: float(seen)}),
     }
-    return Evaluated(scores.metric, scores.value, scores.ci, len(scores), metrics)
+    intervals = task_of(entry.bundle).intervals(scores.answers, dataset.rows)
+    return Evaluated(scores.metric, scores.value, scores.ci, len(scores), metrics, intervals)
 
 
 def rows_seen(entry: Entry, dataset: Dataset, store: Store) -> int | None:
@@ -108,11 +110,14 @@ def answers(
     top: int | None,
     *,
     explain: Path | str | None = None,
+    draw: Path | str | None = None,
+    min_score: float | None = None,
 ) -> Iterator[Mapping[str, Any]]:
     """Answers in the order of the inputs. Every input is checked before the first answer is given.
 
     What shows only when a file is decoded stops nothing: its answer is `{"error": …}`. `explain` is a folder for
-    pictures of what each answer rests on.
+    pictures of what each answer rests on; of detectors, `draw` is one for images with their boxes, and `min_score` the
+    score from which objects are reported.
 
     Raises:
         UsageError: there is nothing to answer, or no picture. DataError: an input is not what the task takes.
@@ -125,8 +130,11 @@ def answers(
         rows += [checked(task, row, f"{file}, row {i}") for i, row in enumerate(read_inputs(file, input), 1)]
     if not rows:
         raise UsageError("there is nothing to answer", fix='budwood predict MODEL "a text", or --file TABLE')
+    if min_score is not None:
+        rows = from_score(task, rows, min_score)
     if explain is None:
-        return chunked(entry.bundle, rows, top, CHUNK)
+        found = chunked(entry.bundle, rows, top, CHUNK if draw is None else FEW)
+        return found if draw is None else drawn(task, found, rows, Path(draw))
     return kept(chunked(entry.bundle, explained(task, rows), top, FEW), Path(explain))
 
 

@@ -128,6 +128,8 @@ class Evaluated:
     ci: Span
     n: int
     metrics: Mapping[str, float]
+    intervals: Mapping[str, Span] = field(default_factory=dict)
+    """95 % intervals of those metrics that have one."""
 
     def to_json(self) -> dict[str, Any]:
         return facts(self)

@@ -101,7 +101,7 @@ def test_evaluate(run, fake, evaluated):
     assert verb.parameters == {"target": "y", "input": "x", "store": "s"}
     assert [line.split() for line in ran.out.splitlines()[1:]] == [
         ["accuracy", "90.00", "[85.00,", "94.00]", "200"],
-        ["macro_f1", "0.8800"],
+        ["macro_f1", "0.8800", "[0.8300,", "0.9200]", "200"],
     ]
     assert run("evaluate", "m", "rows.csv", "--json").json == {
         "metric": "accuracy",
@@ -109,6 +109,7 @@ def test_evaluate(run, fake, evaluated):
         "ci": [0.85, 0.94],
         "n": 200,
         "metrics": {"accuracy": 0.9, "macro_f1": 0.88},
+        "intervals": {"macro_f1": [0.83, 0.92]},
     }
 
 

@@ -58,6 +58,9 @@ def test_it_writes_the_same_with_the_same_seed_and_stops_before_a_text(written) 
 def test_what_was_learnt_is_measured_on_other_texts(written) -> None:
     folder, result = written
     found = flow.evaluate("stories", folder / "stories.txt", store=folder / "models")
+    low, high = found.intervals["perplexity"]
+    assert low < found.metrics["perplexity"] < high
+    assert found.to_json()["intervals"]["perplexity"] == (low, high)
     assert found.metrics["perplexity"] < 1 / result.baseline.score
     assert found.metrics["rows_seen_in_training"] > 0
     (answer,) = flow.predict("stories", ["Story 3."], store=folder / "models")

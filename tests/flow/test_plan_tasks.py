@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import compounds
+import pictures
 import pytest
+import scenes
 import tiny_language
 
 pytest.importorskip("torch")
@@ -93,6 +95,33 @@ def test_the_curve_of_numbers_is_of_r2_and_few_rows_have_none() -> None:
     assert curve == fingerprint_curve.curve_of(task, rows, 0)
     assert curve.scores[-1] > curve.scores[0]
     assert fingerprint_curve.curve_of(task, rows[:79], 0) is None
+
+
+def test_a_detector_is_foreseen_by_its_parts(tmp_path: Path) -> None:
+    data, base, store = scenes.voc(tmp_path / "scenes", 24), scenes.backbone(tmp_path / "base"), tmp_path / "models"
+    planned = flow.plan(data, base=str(base), store=store)
+    assert (planned.task, planned.method) == ("object_detection", "full")
+    assert set(planned.stages) == {"self-test", "head", "full", "test", "export and checks"}
+    assert planned.stages["full"] > 0
+    head = flow.plan(data, base=str(base), method="head", store=store)
+    assert "full" not in head.stages
+    assert head.parameters == planned.parameters > 1000
+    with pytest.raises(UsageError, match="no method 'lora' for object detection"):
+        flow.plan(data, base=str(base), method="lora", store=store)
+    assert Store(store).list() == ()
+
+
+def test_risks_and_numbers_of_images_are_foreseen_with_the_heads(tmp_path: Path) -> None:
+    pictures.base(tmp_path / "base")
+    for number in range(60):
+        pictures.scene(list(pictures.COLOURS)[number % 3], number).save(tmp_path / f"{number}.png")
+    data = tmp_path / "t.csv"
+    data.write_text("image,price\n" + "".join(f"{number}.png,{number % 3 + number / 100}\n" for number in range(60)))
+    planned = flow.plan(
+        data, task="image_regression", target="price", base=str(tmp_path / "base"), store=tmp_path / "models"
+    )
+    assert (planned.task, planned.method) == ("image_regression", "head")
+    assert planned.stages["export and checks"] > 0
 
 
 def test_more_molecules_take_proportionally_longer(monkeypatch: pytest.MonkeyPatch) -> None:

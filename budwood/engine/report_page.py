@@ -68,8 +68,9 @@ def introduction(draft: Draft, facts: CardFacts) -> str:
     if names:
         more = f" and {len(names) - MOST_LABELS} more" if len(names) > MOST_LABELS else ""
         how = "one or several of" if (draft.task or {}).get("multi_label") else "one of"
+        what = "finds objects of" if facts.pipeline_tag == "object-detection" else f"gives each input {how}"
         listed = ", ".join(f"<em>{escape(name)}</em>" for name in names[:MOST_LABELS])
-        lines += [f" It gives each input {how} {len(names)} labels: {listed}{more}."]
+        lines += [f" It {what} {len(names)} labels: {listed}{more}."]
     return "".join(lines) + "</p>\n"
 
 
@@ -130,6 +131,9 @@ def confusions(outcome: Outcome, pictures: Mapping[str, Picture]) -> Iterator[st
     elif outcome.confusion is not None:
         text = f"The up to {MOST_BARS} most frequent confusions, true label → answer: rows, and their share of the "
         yield figure(pictures, "confusion", text + "true label's rows." + unwritten(outcome.labels))
+    if "precision" in pictures:
+        text = "Precision against recall at an overlap of half or more; the dot is what the model reports."
+        yield figure(pictures, "precision", text)
     if "classes" in pictures:
         yield figure(pictures, "classes", "Recall and precision of the labels with the worst recall.")
 
@@ -177,7 +181,7 @@ def calibration(outcome: Outcome, pictures: Mapping[str, Picture]) -> Iterator[s
         return
     text = "Answers by their confidence: how often they are right, and below how many they are. On the dashed line a "
     text += "confidence of 80 % is right in 8 of 10 cases."
-    if outcome.tenths:
+    if not outcome.labels:
         text = "Answers by their risk: how often it came true, and below how many they are. On the dashed line a risk "
         text += "of 80 % comes true in 8 of 10 cases."
     yield figure(pictures, "calibration", text)
@@ -218,7 +222,8 @@ def shown_input(item: Mistake) -> str:
         return f"{item.drawing}<br>{escape(item.text)}"
     if not item.image:
         return escape(item.text)
-    return f'<img src="data:image/jpeg;base64,{base64.b64encode(item.image).decode()}" alt="the image">'
+    image = f'<img src="data:image/jpeg;base64,{base64.b64encode(item.image).decode()}" alt="the image">'
+    return f"{image}{escape(item.text)}"
 
 
 def candidates(report: ShrinkReport | None, pictures: Mapping[str, Picture]) -> Iterator[str]:
@@ -344,7 +349,7 @@ td { overflow-wrap: anywhere; min-width: 4rem; }
 .errors td:first-child { width: 46%; }
 .errors td { width: 22%; }
 .errors td:nth-child(4) { width: 10%; white-space: nowrap; }
-img { display: block; border-radius: .25rem; }
+img { display: block; border-radius: .25rem; max-width: 100%; height: auto; }
 details { border: 1px solid var(--line); border-radius: .5rem; padding: .6rem 1rem; }
 summary { cursor: pointer; }
 footer { border-top: 1px solid var(--line); padding-bottom: 2rem; }

@@ -23,6 +23,7 @@ from budwood.engine.drawing import (
     plain_numbers,
 )
 from budwood.engine.plot import CHOSEN, ON_WHITE, PARENT, PASSED, STYLE
+from budwood.engine.report_boxes import Curves
 from budwood.engine.report_facts import Outcome, Reliability
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ HEAT_LABELS = 20
 """Labels up to which every cell of the confusion matrix is drawn; above, the largest confusions."""
 MOST_BARS = 15
 MOST_POINTS = 2000
+MOST_CURVES = 8
+"""Labels whose precision is drawn against their recall."""
 WIDE = 30.0
 """The greatest number by the least from which both axes are logarithmic."""
 
@@ -90,6 +93,8 @@ def each(metric: str, compared: Sequence[Compared], outcome: Outcome, progressed
         yield finish("classes", "recall and precision of each label", draw_labels(outcome))
     if outcome.numbers is not None:
         yield finish("numbers", "given number against true number", draw_numbers(outcome))
+    if outcome.curves is not None and outcome.curves.by_label:
+        yield finish("precision", "precision against recall", draw_precision(outcome.curves))
     if outcome.after is not None:
         yield finish("calibration", "accuracy against confidence", draw_reliability(outcome))
     if any(len(fit) > 1 for fit in progressed.history):
@@ -224,6 +229,28 @@ def draw_numbers(outcome: Outcome) -> "Figure":
     return figure
 
 
+def draw_precision(curves: Curves) -> "Figure":
+    """Precision against recall of up to `MOST_CURVES` labels; the dot is what the model reports."""
+    figure, axes = one_plot(3.4, 0.8, 0.5, right=2.6)
+    colors = (CHOSEN, PASSED, PARENT, WRONG)
+    names = list(curves.by_label)[:MOST_CURVES]
+    for number, (name, shown) in enumerate(zip(names, legible(names), strict=True)):
+        precision, color = curves.by_label[name], colors[number % len(colors)]
+        style = "-" if number < len(colors) else (0, (4, 2))
+        label = f"{shown}, AP50 {float(precision.mean()):.3f}"
+        recall = np.linspace(0, 1, len(precision))
+        axes.plot(recall, precision, color=color, linewidth=1.6, linestyle=style, label=label)
+        if name in curves.reported:
+            axes.plot(*([part] for part in curves.reported[name]), "o", color=color, markersize=7)
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.04))
+    axes.set_xlabel("recall", color=ON_WHITE.text)
+    axes.set_ylabel("precision", color=ON_WHITE.text)
+    percent(axes.xaxis)
+    percent(axes.yaxis)
+    legend(axes, loc="upper left", bbox_to_anchor=(1.03, 1.0))
+    return figure
+
+
 def draw_reliability(outcome: Outcome) -> "Figure":
     """Accuracy against confidence before and after the calibration, above how many answers have such a confidence."""
     height = 4.3
@@ -247,9 +274,9 @@ def draw_reliability(outcome: Outcome) -> "Figure":
     below.set_yscale("log")
     below.yaxis.set_major_formatter(plain_numbers())
     below.yaxis.set_minor_formatter(lambda value, _: "")
-    axes.set_ylabel("came true" if outcome.tenths else "right", color=ON_WHITE.text)
+    axes.set_ylabel("right" if outcome.labels else "came true", color=ON_WHITE.text)
     below.set_ylabel("answers", color=ON_WHITE.text)
-    below.set_xlabel("risk" if outcome.tenths else "confidence", color=ON_WHITE.text)
+    below.set_xlabel("confidence" if outcome.labels else "risk", color=ON_WHITE.text)
     legend(axes, loc="upper left", bbox_to_anchor=(1.03, 1.0))
     return figure
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -226,3 +228,32 @@ def test_the_bundle_keeps_its_calibration(numbers: tuple[Adapted, list[str]]) ->
     manifest = json.loads((numbers[0].path / "bundle.json").read_text())
     assert set(manifest["calibration"]) == {"half_90", "edge_1", "edge_2", "edge_3", "edge_4"}
     assert manifest["task"]["log"] is True
+
+
+def test_the_report_shows_calibration_tenths_and_the_worst_errors(
+    risks: Adapted, numbers: tuple[Adapted, list[str]]
+) -> None:
+    page = risks.report.read_text()
+    assert "<dt>ROC AUC</dt>" in page
+    assert "Answers by their risk" in page
+    assert page.count("data:image/jpeg") > 5, "the worst errors as small copies"
+    other = numbers[0].report.read_text()
+    assert "its true number, and the model" in other
+    card = (risks.path / "README.md").read_text()
+    assert "ROC AUC" in card
+
+
+@pytest.mark.parametrize("name", ["numbers", "risks", "times"])
+def test_the_program_of_the_card_gives_the_answer_without_budwood(
+    name: str, home: Path, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    made = request.getfixturevalue(name)
+    model = made[0] if isinstance(made, tuple) else made
+    program = (model.path / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    photo = home / model.name / "4.png"
+    script = tmp_path / "program.py"
+    script.write_text(program.replace("photo.jpg", str(photo)))
+    done = subprocess.run([sys.executable, script], cwd=model.path, capture_output=True, text=True, check=True)
+    (answer,) = flow.predict(model.name, [photo], store=home / "models")
+    expected = [*answer["risks"].values()] if "risks" in answer else [answer["value"]]
+    assert np.ravel(json.loads(done.stdout)) == pytest.approx(expected, rel=2e-3, abs=1e-4)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ GUIDE = (ROOT / "docs" / "add-a-task.md").read_text(encoding="utf-8")
 EXAMPLE = ROOT / "examples" / "star_rating.py"
 MOST_LINES = 150
 CONTRACT = 2
-"""Contract tests that run for each task."""
+"""Contract tests that run for each task, at least."""
 SENTENCES = {
     "1": "it was broken and they did not give the money back",
     "2": "it came late and the colour is wrong",
@@ -51,7 +52,9 @@ def test_the_example_passes_the_contract_tests(installed: Path) -> None:
     command = ("-m", "pytest", "tests/contract", "-q", "-p", "no:cacheprovider", "-k", "star_rating")
     ran = python(installed, *command)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert f"{CONTRACT} passed" in ran.stdout
+    passed = re.search(r"(\d+) passed", ran.stdout)
+    assert passed is not None
+    assert int(passed[1]) >= CONTRACT
 
 
 def test_the_example_learns_and_answers_on_the_command_line(installed: Path, tiny_bert: Path, tmp_path: Path) -> None:

@@ -133,6 +133,8 @@ def predict(
     ascending: bool = False,
     target: str | None = None,
     explain: Path | str | None = None,
+    draw: Path | str | None = None,
+    min_score: float | None = None,
     store: Path | str | None = None,
     progress: Progress = silent,
 ) -> Iterator[Mapping[str, Any]]:
@@ -147,6 +149,8 @@ def predict(
         ascending: the smallest values first.
         target: the column that says which molecules are known to be active; `screening` gives the enrichment.
         explain: of images, a folder for heat maps of what each answer rests on; `explanation` is the path of its map.
+        draw: of a detector, the folder for images with their boxes.
+        min_score: of a detector, the score from which objects are reported; the model's own when left out.
     """
     from budwood.stages.asking import answers
     from budwood.stages.screening import Question, rows_of
@@ -155,7 +159,9 @@ def predict(
     made = screening(model, inputs, file, question, store=store, progress=progress)
     if made is not None:
         return rows_of(made)
-    return answers(Store.default(store).resolve(model), inputs, file, input, top, explain=explain)
+    return answers(
+        Store.default(store).resolve(model), inputs, file, input, top, explain=explain, draw=draw, min_score=min_score
+    )
 
 
 def generate(

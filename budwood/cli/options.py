@@ -90,6 +90,20 @@ Store = Annotated[
     typer.Option("--store", metavar="DIR", help="Where models are kept.  [default: BUDWOOD_STORE, else models/]"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+Top = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K", help="Labels with their scores, objects, or the best of a library.  [default: 3, or all]"
+    ),
+]
+By = Annotated[
+    str | None, typer.Option(metavar="PROPERTY", help="Of a molecule model: what to rank by.  [default: the first]")
+]
+Explain = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Of images: write heat maps of what each answer rests on.")
+]
+Draw = Annotated[Path | None, typer.Option(metavar="DIR", help="Of a detector: write the images with their boxes.")]
+MinScore = Annotated[float | None, typer.Option(metavar="S", help="Of a detector: report objects from this score on.")]
 
 
 def choices(folder: str) -> str:

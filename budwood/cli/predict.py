@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from budwood.cli.options import Input, Model, Store
+from budwood.cli.options import By, Draw, Explain, Input, MinScore, Model, Store, Top
 from budwood.cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -34,22 +34,15 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="OUT", help="Write .csv, .tsv or .jsonl instead of printing.")
     ] = None,
-    top: Annotated[
-        int | None,
-        typer.Option(
-            metavar="K", help="Labels with their scores, or the best of a library of molecules.  [default: 3]"
-        ),
-    ] = None,
-    by: Annotated[
-        str | None, typer.Option(metavar="PROPERTY", help="Of a molecule model: what to rank by.  [default: the first]")
-    ] = None,
+    top: Top = None,
+    by: By = None,
     ascending: Annotated[bool, typer.Option("--ascending", help="Rank molecules from the smallest value.")] = False,
     target: Annotated[
         str | None, typer.Option(metavar="COL", help="Which molecules are known to be active; gives the enrichment.")
     ] = None,
-    explain: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Of images: write heat maps of what each answer rests on.")
-    ] = None,
+    explain: Explain = None,
+    draw: Draw = None,
+    min_score: MinScore = None,
     store: Store = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a row on standard output.")] = False,
 ) -> None:
@@ -69,7 +62,17 @@ def predict(
             if made is not None:
                 return rank(screen, made, out, file or Path((inputs or [""])[0]))
         found = (
-            flow.predict(model, part.texts, file=part.table, input=input, top=top, explain=explain, store=store)
+            flow.predict(
+                model,
+                part.texts,
+                file=part.table,
+                input=input,
+                top=top,
+                explain=explain,
+                draw=draw,
+                min_score=min_score,
+                store=store,
+            )
             for part in parts_of(screen, model, inputs or [], file)
         )
         give(screen, chain.from_iterable(found), out)

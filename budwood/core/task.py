@@ -79,6 +79,8 @@ class Task(ABC):
     """Rows that are read together where many are; fewer where a row's outputs are large."""
     learning: ClassVar[str] = "heads"
     """The way to learn: `heads` where the model ends in a linear head; see `budwood/stages/`."""
+    finds_objects: ClassVar[bool] = False
+    """Whether answers have `objects`, each with a box."""
     writes: ClassVar[bool] = False
     """Whether its models write texts, token by token; a server then gives them threads of their own."""
 

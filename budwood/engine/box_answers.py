@@ -13,7 +13,7 @@ from budwood.core.task import Arrays
 from budwood.engine.box_frame import as_shown
 from budwood.engine.boxes import areas, suppress
 
-__all__ = ["LEAST_SCORE", "MOST_OBJECTS", "candidates", "objects_of"]
+__all__ = ["LEAST_SCORE", "MOST_OBJECTS", "OVERLAP", "candidates", "objects_of"]
 
 MOST_CANDIDATES = 400
 MOST_OBJECTS = 100

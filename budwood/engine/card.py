@@ -11,9 +11,10 @@ from typing import Any
 
 from budwood.core.bundle import Draft, Metric
 from budwood.core.report import ShrinkReport
+from budwood.engine.box_answers import OVERLAP
 from budwood.engine.machine import Energy
 from budwood.engine.markup import code, fenced, markdown_table, text, yaml
-from budwood.engine.snippets import ONNX, PIPELINES, TORCH
+from budwood.engine.snippets import BOXES, ONNX, PIPELINES, TORCH
 
 __all__ = [
     "NAMES",
@@ -44,8 +45,13 @@ NAMES = {
     "c_index": "C index",
     "perplexity": "Perplexity",
     "token_probability": "Token probability",
+    "f1": "F1 per image",
+    "precision": "Precision",
+    "recall": "Recall",
+    "ap50": "AP50",
+    "ap": "AP50:95",
 }
-NUMBERS = frozenset({"roc_auc", "rmse", "mae", "brier", "c_index", "perplexity"})
+NUMBERS = frozenset({"roc_auc", "rmse", "mae", "brier", "c_index", "perplexity", "ap50", "ap"})
 """Metrics that people write as plain numbers; the others with an interval are shares."""
 
 
@@ -102,12 +108,15 @@ def model_card(draft: Draft, facts: CardFacts) -> str:
 
 def title_of(metric: str) -> str:
     """A metric's name as people write it."""
+    first, _, label = metric.partition(" ")
+    if label and first in NAMES:  # of one label alone
+        return f"{NAMES[first]}, {label}"
     return NAMES.get(metric, metric.replace("_", " "))
 
 
 def figure_of(metric: str, value: float) -> str:
     """A metric's value as people write it: 91.00 %, or 0.854."""
-    if metric not in NUMBERS:
+    if metric.partition(" ")[0] not in NUMBERS:
         return f"{100 * value:.2f} %"
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
 
@@ -169,7 +178,8 @@ def introduction(draft: Draft, facts: CardFacts) -> str:
         f"Made with Budwood from {text(draft.base)}: {facts.size_mb:.1f} MB to serve.",
     ]
     if labels:
-        lines.append(f"It gives each input {kind} {len(labels)} labels: {shown}.")
+        finds = facts.pipeline_tag == "object-detection"
+        lines.append(f"It {'finds objects of' if finds else f'gives each input {kind}'} {len(labels)} labels: {shown}.")
     headline = draft.metrics.get(facts.metric)
     if headline:
         lines += ["", f"**{NAMES.get(facts.metric, text(facts.metric))}: {spell(headline)}{split_of(draft)}.**"]
@@ -225,7 +235,7 @@ def how_it_was_measured(draft: Draft, facts: CardFacts) -> str:
     rows = []
     known = {name: metric for name, metric in facts.further.items() if isinstance(metric, Metric)} | draft.metrics
     for name, metric in sorted(known.items(), key=lambda item: item[0] != facts.metric):
-        label = NAMES.get(name, text(name))
+        label = text(title_of(name))
         figures = figure_of(name, metric.value), span_of(name, metric.ci)
         rows.append([label, *figures, f"{metric.n:,}", text(metric.split)])
     if rows:
@@ -286,6 +296,7 @@ EXAMPLES = {
     "text-classification": ("'a text'", "table.csv"),
     "text-generation": ("'Once upon a time'", "texts.txt"),
     "image-classification": ("photo.jpg", "folder/"),
+    "object-detection": ("photo.jpg", "folder/"),
     "image-feature-extraction": ("photo.jpg", "table.csv"),
 }
 """What a command line names, by pipeline tag: an input, and labelled data."""
@@ -308,10 +319,18 @@ def without_budwood(facts: CardFacts) -> list[str]:
         program = PIPELINES[facts.pipeline_tag]
         needs = "torch, transformers and pillow" if "PIL" in program else "torch and transformers"
         return [f"Without Budwood, in this folder, with {needs}:", "", *fenced(program, "python")]
+    if facts.pipeline_tag == "object-detection":
+        program = BOXES.replace("OVERLAP", f"{OVERLAP:g}")
+        needs = "onnxruntime, numpy and pillow"
+        return [f"Without Budwood, in this folder, with {needs}:", "", *fenced(program, "python"), "", BACKBONE]
     if facts.pipeline_tag == "text-classification":
         program = ONNX.format(graph="onnx/model_quantized.onnx" if "onnx-int8" in facts.formats else "onnx/model.onnx")
         return ["Without Budwood, in this folder, with onnxruntime and tokenizers:", "", *fenced(program, "python")]
     return []
 
 
+BACKBONE = (
+    "For further training `AutoModelForObjectDetection` loads the folder, or `AutoModel` the backbone where "
+    "`detector.safetensors` holds the head."
+)
 NORMALIZE = "embedding = torch.nn.functional.normalize(embedding, dim=-1)\n"

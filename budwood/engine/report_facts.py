@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from budwood.core.errors import DataError
-from budwood.core.task import Answer, Calibration, Row, Task
+from budwood.core.task import Answer, Calibration, Row, Task, brief
 from budwood.engine.calibrate import brier, expected_calibration_error, probabilities
 from budwood.engine.card import ClassFacts
 from budwood.engine.measure import Scores
+from budwood.engine.report_boxes import Curves, curves_of, label_facts, worst_image
 from budwood.engine.risk_facts import Tenth, number_pairs, raw_chances, tenths_of
 
 __all__ = ["Mistake", "Outcome", "Reliability", "macro_f1_interval", "outcome_of"]
@@ -25,6 +26,8 @@ Span = tuple[float, float]
 BINS = 15
 """Equal bins of the confidence, as in the expected calibration error."""
 MOST_MISTAKES = 20
+MOST_IMAGES = 12
+"""Images with boxes, which are larger."""
 MOST_DRAWN = 40_000
 """Characters of one drawing: twenty of them are a fifth of what a page may have."""
 LONGEST_TEXT = 300
@@ -87,12 +90,16 @@ class Outcome:
     """True and given number of each row, shape (rows, 2), where labels are numbers."""
     tenths: tuple[Tenth, ...] = ()
     """Where answers are risks: what was foretold and what came, for each tenth of the rows."""
+    curves: Curves | None = None
+    """Of a detector: precision against recall."""
     intervals: Mapping[str, Span] = field(default_factory=dict)
     """95 % intervals of further metrics."""
 
 
 def outcome_of(task: Task, rows: Sequence[Row], scores: Scores, calibration: Calibration) -> Outcome:
     """What there is to tell of these answers; what does not apply to the task stays empty."""
+    if task.finds_objects:
+        return outcome_of_boxes(task, rows, scores)
     labels = class_labels(task, rows, scores.answers)
     wrong = np.flatnonzero(scores.per_row < 1)
     if not labels:
@@ -130,6 +137,25 @@ def outcome_of(task: Task, rows: Sequence[Row], scores: Scores, calibration: Cal
         intervals=task.intervals(scores.answers, rows)
         | ({"macro_f1": f1} if f1 and "macro_f1" in scores.metrics else {}),
     )
+
+
+def outcome_of_boxes(task: Task, rows: Sequence[Row], scores: Scores) -> Outcome:
+    """Of a detector. The images with the lowest F1 are shown with what was found and what is there."""
+    labels = task.to_json()["labels"]
+    curves = curves_of(labels, scores.answers, rows)
+    worst = [int(i) for i in np.argsort(scores.per_row, kind="stable")[:MOST_IMAGES] if scores.per_row[i] < 1]
+    shown_images = tuple(
+        Mistake(
+            label=brief({"objects": rows[i]["label"]}),
+            answer=brief(scores.answers[i]),
+            confidence=None,
+            text=f"F1 {scores.per_row[i]:.2f}; the true boxes are white",
+            image=worst_image(rows[i], scores.answers[i], labels),
+        )
+        for i in worst
+    )
+    facts = label_facts(labels, scores.answers, rows)
+    return Outcome(classes=facts, mistakes=shown_images, curves=curves, intervals=curves.intervals)
 
 
 def class_labels(task: Task, rows: Sequence[Row], answers: Sequence[Answer]) -> tuple[str, ...]:

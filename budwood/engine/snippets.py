@@ -1,6 +1,6 @@
 """The programs that a model card shows: how to use a bundle's folder without Budwood. Tests run them as they are."""
 
-__all__ = ["ONNX", "PIPELINES", "TORCH"]
+__all__ = ["BOXES", "ONNX", "PIPELINES", "TORCH"]
 
 HEAD = """\
 import json
@@ -36,6 +36,48 @@ embedding = (states * mask).sum(1) / mask.sum(1)
 """
 TORCH = {"mean": HEAD + MEAN + TAIL, "cls": HEAD + "embedding = states[:, 0]\n" + TAIL}
 """By the kind of pooling; `{normalize}` is a line or nothing."""
+
+BOXES = """\
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+folder = Path(".")
+facts = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+frame = json.loads((folder / "detector.json").read_text(encoding="utf-8"))["frame"]
+session = onnxruntime.InferenceSession(folder / "onnx/model.onnx", providers=["CPUExecutionProvider"])
+
+image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+size, sides = frame["size"], np.array(image.size)
+inner = np.array([size, size])
+if frame["letterbox"]:
+    inner = np.maximum(1, np.round(sides * size / sides.max())).astype(int)
+left, top = (size - inner) // 2
+square = np.full((size, size, 3), 114, np.uint8)
+square[top : top + inner[1], left : left + inner[0]] = image.resize(tuple(inner.tolist()), frame["resample"])
+pixels = (square * np.array(frame["factor"]) + np.array(frame["summand"])).transpose(2, 0, 1)[None]
+logits, boxes = session.run(["logits", "boxes"], {"pixel_values": pixels.astype(np.float32)})
+scores = 1 / (1 + np.exp(-logits[0]))
+boxes = ((boxes[0] - [left, top] * 2) / np.tile(inner / sides, 2)).clip(0, np.tile(sides, 2))
+kept = []
+for place in np.argsort(-scores.max(axis=1)):
+    label, score, box = int(scores[place].argmax()), float(scores[place].max()), boxes[place]
+    if score < facts["calibration"].get("threshold", 0.5):
+        break
+    for other_label, _, other in kept:
+        wide, high = np.minimum(box, other)[2:] - np.maximum(box, other)[:2]
+        shared = max(wide, 0) * max(high, 0)
+        both = np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2]) - shared
+        if label == other_label and shared > OVERLAP * both:
+            break
+    else:
+        kept.append((label, score, box))
+for label, score, box in kept:
+    print(facts["task"]["labels"][label], round(score, 3), box.round(1).tolist())
+"""
 
 ONNX = """\
 import json

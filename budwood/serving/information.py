@@ -56,6 +56,7 @@ async def stats(service: Service, request: Request) -> Response:
             "files": list(model.task.files),
             "draws": model.task.draws,
             "explains": model.task.explains,
+            "objects": model.task.finds_objects,
             "span": model.task.to_json().get("span"),
             "report": bool(model.report),
             "predictions": {label: int(n) for label, n in service.board.predictions(model.index).items()},

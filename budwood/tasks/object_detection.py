@@ -44,6 +44,7 @@ class ObjectDetection(ImageTask):
     preprocessing: ClassVar[tuple[str, ...]] = (PIXELS, box_frame.FILE)
     learning: ClassVar[str] = "detection"
     batch_size: ClassVar[int] = 16
+    finds_objects: ClassVar[bool] = True
     default_top: ClassVar[int] = MOST_OBJECTS
     no_shrink: ClassVar[str] = (
         "the graph is convolutions, which the dynamic quantization here leaves as they are, and no other technique has "

@@ -47,8 +47,13 @@ function row(label, value, share) {
   return line;
 }
 
-// A label, labels, a number, or a line for each property.
+// How many objects of each label, a label, labels, a number, or a line for each property.
 function inShort(answer) {
+  if (answer.objects) {
+    const counts = new Map();
+    for (const { label } of answer.objects) counts.set(label, (counts.get(label) ?? 0) + 1);
+    return [...counts].map(([label, count]) => `${count} ${label}`).join(", ") || "no objects";
+  }
   if (answer.properties) return Object.entries(answer.properties).map(([name, part]) => `${name}: ${inShort(part)}`).join(", ");
   if (answer.label === undefined && answer.value !== undefined) return String(Number(answer.value.toPrecision(4)));
   return answer.label ?? (answer.labels?.length ? answer.labels.join(", ") : "no label");
@@ -96,9 +101,46 @@ function showHeat(uri) {
   byId("heat-map").src = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
 }
 
+const KINDS = 6;
+const MOST_OBJECTS = 100;
+
+function svgElement(kind, attributes) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", kind);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
+  return element;
+}
+
+// The image with a box for each object, and the same objects as a list; pointing at a line shows its box.
+function showObjects(answer) {
+  show("found", Boolean(answer.objects));
+  byId("boxes").replaceChildren();
+  byId("objects").replaceChildren();
+  if (!answer.objects) return;
+  const image = byId("preview");
+  byId("seen").src = image.src;
+  show("boxed", image.naturalWidth > 0); // a browser shows fewer formats than the server reads
+  byId("boxes").setAttribute("viewBox", `0 0 ${image.naturalWidth} ${image.naturalHeight}`);
+  const labels = [...new Set(answer.objects.map((item) => item.label))].sort();
+  for (const item of answer.objects) {
+    const [x, y, right, bottom] = item.box;
+    const kind = `box kind-${labels.indexOf(item.label) % KINDS}`;
+    const rect = svgElement("rect", { class: kind, x, y, width: right - x, height: bottom - y });
+    const line = document.createElement("li");
+    const mark = document.createElement("span");
+    mark.className = kind;
+    line.append(mark, `${item.label} ${(100 * item.score).toFixed(0)} %, at ${item.box.map(Math.round).join(", ")}`);
+    line.tabIndex = 0;
+    for (const event of ["pointerenter", "focus"]) line.addEventListener(event, () => rect.classList.add("chosen"));
+    for (const event of ["pointerleave", "blur"]) line.addEventListener(event, () => rect.classList.remove("chosen"));
+    byId("boxes").append(rect);
+    byId("objects").append(line);
+  }
+}
+
 function showAnswer(answer, seconds, reply, span) {
   byId("label").textContent = inShort(answer);
   showRange(answer, span);
+  showObjects(answer);
   showHeat(answer.explanation);
   const scores = Object.entries(answer.scores ?? {});
   byId("scores").replaceChildren(...scores.map(([name, value]) => row(name, `${(value * 100).toFixed(1)} %`, value)));
@@ -238,7 +280,7 @@ async function predict() {
     const asked = request(model);
     const explain = model.explains && byId("explain").checked ? "&explain=true" : "";
     show("drawing", false);
-    const reply = await fetch(`/models/${encodeURIComponent(model.name)}/predict?top=5${explain}`, asked);
+    const reply = await fetch(`/models/${encodeURIComponent(model.name)}/predict?top=${model.objects ? MOST_OBJECTS : 5}${explain}`, asked);
     const seconds = (performance.now() - start) / 1000;
     const answer = await reply.json();
     fail(reply.ok ? "" : `${answer.title}: ${answer.detail}`);

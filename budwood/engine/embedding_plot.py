@@ -20,7 +20,7 @@ from budwood.engine.predictor import Predictor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["NAME", "embedding_picture", "project"]
+__all__ = ["MOST_ROWS", "NAME", "embedding_picture", "project"]
 
 NAME = "embedding"
 LEAST_ROWS = 10

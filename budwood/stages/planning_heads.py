@@ -12,6 +12,7 @@ from budwood.core.recipe import Recipe
 from budwood.core.step import Context
 from budwood.core.task import Row, Task
 from budwood.engine import linear_head
+from budwood.engine.embedding_plot import MOST_ROWS
 from budwood.engine.forecast import forecast
 from budwood.stages import choosing
 from budwood.stages.heads import n_parameters
@@ -107,7 +108,7 @@ def estimate(probe: Probe, method: str, splits: Splits, fixed: float) -> dict[st
         fits = [(len(trial.train), len(trial.validation)) for trial in trials]
         stages[method] = sum(learn(probe, step, *fit) for fit in fits)
         stages["final fit"] += learn(probe, step, pool, 0) if last else 0.0
-    stages["test"] = 3 * len(splits.test) * read
+    stages["test"] = (3 * len(splits.test) + min(len(splits.test), MOST_ROWS)) * read
     stages["export and checks"] = 2 * fixed
     return stages
 

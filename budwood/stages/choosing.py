@@ -25,6 +25,8 @@ TINY_ROWS = 200
 TINY_HELD = 50
 """Nor do fewer held-out rows than this, as long as fitting several times is cheap."""
 FOLDS = 4
+SURE = 0.1
+"""p value below which a difference on held-out rows counts."""
 LARGE_ENCODER = 300_000_000
 """Parameters from which low-rank updates replace full fine-tuning."""
 
@@ -153,13 +155,13 @@ def decide(
     """Baseline or adapted model, by their scores on the same held-out rows.
 
     The adapted one is kept unless it is worse: published comparisons favour it at these sizes, so that a draw of few
-    rows is no reason to drop it; a significant loss, or a loss on many rows, is. Where a task `needs_gain`, only more
-    right answers are a reason to keep it. A method that was `asked` for is kept.
+    rows is no reason to drop it; a significant loss, or a loss on many rows, is. Where a task `needs_gain`, only better
+    answers are a reason to keep it, by more than chance would give. A method that was `asked` for is kept.
     """
     found = better(head, adapted)
     facts = describe(method, found, "held-out rows")
-    worse = found.difference < 0 and (found.p < 0.1 or len(head) >= TINY_ROWS)
-    worse = worse or (needs_gain and found.difference <= 0)
+    worse = found.difference < 0 and (found.p < SURE or len(head) >= TINY_ROWS)
+    worse = worse or (needs_gain and (found.difference <= 0 or found.p >= SURE))
     if worse and asked:
         return Decision(method, f"{facts}, and kept because it was asked for")
     if worse:

@@ -58,7 +58,8 @@ def test_a_draw_of_few_rows_goes_to_the_baseline_where_a_task_needs_a_gain() -> 
     adapted[0] = 0.0
     assert decide("full", head, adapted).method == "full"
     assert decide("full", head, adapted, needs_gain=True).method == "head"
-    assert decide("full", adapted, head, needs_gain=True).method == "full"
+    assert decide("full", adapted, head, needs_gain=True).method == "head", "one row of 30 is no gain"
+    assert decide("full", np.zeros(30), head, needs_gain=True).method == "full"
     assert decide("full", head, adapted, needs_gain=True, asked=True).method == "full"
 
 

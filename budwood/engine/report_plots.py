@@ -37,6 +37,8 @@ Span = tuple[float, float]
 HEAT_LABELS = 20
 """Labels up to which every cell of the confusion matrix is drawn; above, the largest confusions."""
 MOST_BARS = 15
+CURVE_METRICS = {"accuracy": "right", "roc_auc": "ROC AUC", "r2": "R²"}
+"""What the vertical axis of a learning curve is called."""
 MOST_POINTS = 2000
 MOST_CURVES = 8
 """Labels whose precision is drawn against their recall."""
@@ -326,7 +328,10 @@ def draw_curve(curve: Mapping[str, Any]) -> "Figure":
     axes.set_xticks([*sizes, more], [f"{size:,.0f}" for size in [*sizes, more]])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("rows learnt from", color=ON_WHITE.text)
-    axes.set_ylabel("right on held-out rows", color=ON_WHITE.text)
-    percent(axes.yaxis)
+    metric = str(curve.get("metric", "accuracy"))
+    named = CURVE_METRICS.get(metric, metric)
+    axes.set_ylabel(f"{named} on held-out rows", color=ON_WHITE.text)
+    if metric == "accuracy":
+        percent(axes.yaxis)
     legend(axes, loc="lower right")
     return figure

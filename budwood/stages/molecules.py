@@ -35,6 +35,8 @@ CHAINS: Mapping[str, tuple[str, ...]] = {
 """Each method's steps in `steps/adapt/`, starting at the base."""
 MOST_ROWS = 20_000
 """Labels above which `auto` does not try the transformer: on two cores it would take hours."""
+CURVE_ROWS = 1000
+"""Molecules of the learning curve: some seconds of work."""
 SURE = 0.1
 """p value below which another model is taken instead of the baseline, which answers twenty times faster."""
 
@@ -62,6 +64,8 @@ def learn(bench: Bench, splits: Splits) -> Learned:
         chosen = choose_model(bench.make, splits, method=bench.job.method, say=lambda note: bench.say("method", note))
     with bench.stage("test"):
         baseline = measured(chosen.baseline, splits)
+    with bench.stage("learning curve"):
+        curve = learning_curve(bench, splits)
     return Learned(
         method=chosen.method,
         why=chosen.why,
@@ -77,7 +81,20 @@ def learn(bench: Bench, splits: Splits) -> Learned:
         n_train=len(splits.train) + len(splits.validation),
         histories=[chosen.model.manifest.report.get("history") or []],
         split=kind_of(splits),
+        curve=curve,
     )
+
+
+def learning_curve(bench: Bench, splits: Splits) -> Mapping[str, Any] | None:
+    """The fingerprint model's score by the molecules it learns from; rows are in the order of their hashes, a draw."""
+    from budwood.engine.fingerprint_curve import curve_of
+
+    rows = (*splits.train.rows, *splits.validation.rows)
+    if len(rows) > CURVE_ROWS:
+        step = len(rows) / CURVE_ROWS
+        rows = tuple(rows[int(number * step)] for number in range(CURVE_ROWS))
+    found = curve_of(bench.task, rows, bench.job.seed)
+    return found.to_json() if found else None
 
 
 def choose_model(make: Make, splits: Splits, *, method: str = "auto", say: Callable[[str], None] = print) -> Chosen:

@@ -85,6 +85,14 @@ def test_molecules_are_foreseen_with_the_baseline_s_learning_curve(tmp_path: Pat
     assert Store(store).list() == ()
 
 
+def test_the_report_of_molecules_shows_the_learning_curve(tmp_path: Path) -> None:
+    pytest.importorskip("rdkit", reason="molecules need the extra chem")
+    data = molecules(tmp_path / "drugs.csv")
+    result = flow.adapt(data, method="fingerprint", split="random", store=tmp_path / "models")
+    assert (result.path / "report" / "learning.png").exists()
+    assert "The baseline on growing shares of the rows" in result.report.read_text()
+
+
 def test_the_curve_of_numbers_is_of_r2_and_few_rows_have_none() -> None:
     pytest.importorskip("rdkit", reason="molecules need the extra chem")
     rows = [*compounds.numbers(), *({**row, "smiles": "CCCC" + row["smiles"]} for row in compounds.numbers())]

@@ -144,9 +144,11 @@ class ImageRegression(ImageTask):
         return survival.risk_at(survival.survival_curve(calibrated), self.periods, self.horizon)
 
     def number(self, learnt: NDArray[np.float64]) -> NDArray[np.float64]:
-        """From the network's scale to that of the labels."""
+        """From the network's scale to that of the labels; not below 0 where no label is."""
         value = self.centre + self.scale * learnt
-        return np.exp(np.clip(value, -600, 600)) if self.log else value
+        if self.log:
+            return np.exp(np.clip(value, -600, 600))
+        return np.maximum(value, 0.0) if self.span[0] >= 0 else value
 
     def learnt(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         """From the labels' scale to the network's; what has no logarithm is as low as can be."""

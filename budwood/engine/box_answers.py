@@ -11,17 +11,27 @@ from numpy.typing import NDArray
 
 from budwood.core.task import Arrays
 from budwood.engine.box_frame import as_shown
-from budwood.engine.boxes import areas, suppress
+from budwood.engine.boxes import areas, as_array, suppress
 
-__all__ = ["LEAST_SCORE", "MOST_OBJECTS", "OVERLAP", "candidates", "objects_of"]
+__all__ = [
+    "LEAST_SCORE",
+    "MOST_OBJECTS",
+    "OVERLAP",
+    "SAME_PLACE",
+    "candidates",
+    "objects_of",
+    "with_one_label",
+]
 
 MOST_CANDIDATES = 400
 MOST_OBJECTS = 100
 """As in the COCO measure."""
 LEAST_SCORE = 0.01
 """Of candidates; lower ones change no measure."""
-OVERLAP = 0.6
+OVERLAP = 0.55
 """Overlap with a better box of its label above which a box is the same object once more."""
+SAME_PLACE = 0.85
+"""Overlap above which two reported boxes are one object, whatever their labels."""
 COMPARED = 64
 """Logits of an image that runtimes are compared by."""
 
@@ -64,3 +74,12 @@ def objects_of(found: NDArray[Any], labels: Sequence[str]) -> list[dict[str, Any
         {"label": labels[int(row[5])], "score": round(float(row[4]), 6), "box": [round(float(v), 2) for v in row[:4]]}
         for row in rows[kept]
     ]
+
+
+def with_one_label(objects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The objects, the surest first, without those that give a better one's place another label."""
+    if len(objects) < 2:
+        return list(objects)
+    scores = np.asarray([item["score"] for item in objects])
+    kept = suppress(as_array(objects), scores, np.zeros(len(objects)), SAME_PLACE)
+    return [objects[index] for index in kept.tolist()]

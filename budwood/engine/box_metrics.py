@@ -5,7 +5,6 @@ Average precision is the COCO one: 101 points of recall, at most 100 objects an 
 
 import contextlib
 import io
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,11 +19,9 @@ from budwood.engine.boxes import Matched, match
 __all__ = ["Precision", "average_precision", "best_threshold", "f1_scores", "shares"]
 
 Objects = Sequence[Mapping[str, Any]]
-RESAMPLES = 1000
-SECONDS = 1.0
-"""What the intervals may take, roughly: with many images there are fewer resamples."""
-LEAST_RESAMPLES = 50
-RECALLS = np.linspace(0, 1, 101)
+MOST_RESAMPLES, LEAST_RESAMPLES = 1000, 50
+RESAMPLED = 200_000
+"""Images times labels that are counted anew in all resamples together, which bounds the time to about a second."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +119,7 @@ def resampled(evaluation: Any, labels: Sequence[str], n_images: int) -> dict[str
     evaluation._paramsEval.iouThrs = evaluation.params.iouThrs = evaluation.params.iouThrs[:1]
     random = np.random.default_rng(0)
     rows: list[NDArray[np.float64]] = []
-    began = time.monotonic()
-    while len(rows) < RESAMPLES and (len(rows) < LEAST_RESAMPLES or time.monotonic() - began < SECONDS):
+    for _ in range(min(MOST_RESAMPLES, max(LEAST_RESAMPLES, RESAMPLED // len(matches)))):
         drawn = random.integers(0, n_images, n_images)
         evaluation.evalImgs = [matches[label * n_images + image] for label in range(n_labels) for image in drawn]
         with contextlib.redirect_stdout(io.StringIO()):

@@ -11,7 +11,7 @@ from typing import Any
 
 from budwood.core.bundle import Draft, Metric
 from budwood.core.report import ShrinkReport
-from budwood.engine.box_answers import OVERLAP
+from budwood.engine.box_answers import OVERLAP, SAME_PLACE
 from budwood.engine.machine import Energy
 from budwood.engine.markup import code, fenced, markdown_table, text, yaml
 from budwood.engine.snippets import BOXES, ONNX, PIPELINES, TORCH
@@ -320,7 +320,7 @@ def without_budwood(facts: CardFacts) -> list[str]:
         needs = "torch, transformers and pillow" if "PIL" in program else "torch and transformers"
         return [f"Without Budwood, in this folder, with {needs}:", "", *fenced(program, "python")]
     if facts.pipeline_tag == "object-detection":
-        program = BOXES.replace("OVERLAP", f"{OVERLAP:g}")
+        program = BOXES.replace("OVERLAP", f"{OVERLAP:g}").replace("SAME_PLACE", f"{SAME_PLACE:g}")
         needs = "onnxruntime, numpy and pillow"
         return [f"Without Budwood, in this folder, with {needs}:", "", *fenced(program, "python"), "", BACKBONE]
     if facts.pipeline_tag == "text-classification":

@@ -5,6 +5,7 @@ from typing import Any
 
 from budwood.core import registry
 from budwood.core.task import Answer, Row
+from budwood.engine.box_answers import with_one_label
 from budwood.engine.box_metrics import Precision, average_precision, best_threshold
 from budwood.engine.graft import Lesson
 from budwood.engine.predictor import Predictor
@@ -36,5 +37,5 @@ class Judge:
 
     def threshold(self, model: Any, rows: Sequence[Row]) -> float:
         """The score from which objects are reported: the one with the best F1 on these rows."""
-        found = [answer["candidates"] for answer in self.answers(model, rows)]
+        found = [with_one_label(answer["candidates"]) for answer in self.answers(model, rows)]
         return best_threshold(found, [row["label"] for row in rows])

@@ -71,7 +71,7 @@ for place in np.argsort(-scores.max(axis=1)):
         wide, high = np.minimum(box, other)[2:] - np.maximum(box, other)[:2]
         shared = max(wide, 0) * max(high, 0)
         both = np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2]) - shared
-        if label == other_label and shared > OVERLAP * both:
+        if shared > (OVERLAP if label == other_label else SAME_PLACE) * both:
             break
     else:
         kept.append((label, score, box))

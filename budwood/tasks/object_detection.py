@@ -17,7 +17,7 @@ from budwood.core.dataset import Dataset, Splits
 from budwood.core.errors import BundleError, DataError, UsageError
 from budwood.core.task import Answer, Arrays, Calibration, Encoded, Encoder, Row
 from budwood.engine import box_frame
-from budwood.engine.box_answers import MOST_OBJECTS, candidates, objects_of
+from budwood.engine.box_answers import MOST_OBJECTS, candidates, objects_of, with_one_label
 from budwood.engine.box_splits import box_splits, fitting_size
 from budwood.engine.boxes import match
 from budwood.engine.image_task import ImageTask
@@ -101,7 +101,8 @@ class ObjectDetection(ImageTask):
         for found, wanted in zip(outputs["found"], outputs["min_score"], strict=True):
             objects = objects_of(found, self.labels)
             least = float(wanted) if np.isfinite(wanted) else calibration.get("threshold", THRESHOLD)
-            answer: Answer = {"objects": [item for item in objects if item["score"] >= least][:top]}
+            reported = with_one_label([item for item in objects if item["score"] >= least])
+            answer: Answer = {"objects": reported[:top]}
             answers.append(answer | ({"candidates": objects} if self.measured else {}))
         return answers
 

@@ -1,5 +1,6 @@
 """The page in a real browser, where there is one: type, answer, live figures, and labels that try to be markup."""
 
+import base64
 import fcntl
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import pictures
 import pytest
+import scenes
 import served
 
 from budwood import flow
@@ -252,6 +254,38 @@ def test_a_number_is_shown_with_its_interval_and_its_heat_map(tab: Tab, tmp_path
         assert len(places) == 3
         assert all(0 <= place <= 100 for place in places)
         assert tab.complaints() == []
+
+
+def test_objects_are_boxed_and_listed(tab: Tab, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("pycocotools")
+    data = scenes.voc(tmp_path / "shapes", splits={"train": 12, "val": 4, "test": 4})
+    base = str(scenes.backbone(tmp_path / "base"))
+    options = {"image_size": 64}
+    made = flow.adapt(data, base=base, method="head", options=options, max_minutes=0.2, store=tmp_path / "models")
+    photo = base64.b64encode((data / "JPEGImages" / "001.jpg").read_bytes()).decode()
+    with start([Served("shapes", "1", Bundle.open(made.path))], limits=Limits(notice_seconds=0)) as handle:
+        tab.open(handle.url)
+        tab.wait_for("document.getElementById('title').textContent === 'shapes 1'")
+        tab.js(f"""(() => {{
+            const bytes = Uint8Array.from(atob("{photo}"), letter => letter.charCodeAt(0));
+            take(new File([bytes], "x.jpg", {{ type: "image/jpeg" }}));
+        }})()""")
+        tab.wait_for("!document.getElementById('answer').hidden")
+        label = tab.js("document.getElementById('label').textContent")
+        lines = tab.js("[...document.querySelectorAll('#objects li')].map(line => line.textContent)")
+        boxes = tab.js("document.querySelectorAll('#boxes rect').length")
+        assert len(lines) == boxes
+        assert label == "no objects" or any(label.endswith(name) for name in scenes.COLOURS)
+        assert tab.js("document.getElementById('boxes').getAttribute('viewBox')") == "0 0 96 72"
+        evil = json.dumps([{"label": EVIL, "score": 0.5, "box": [1, 2, 30, 40]}])
+        tab.js(f"showObjects({{ objects: {evil} }})")
+        assert EVIL in tab.js("document.getElementById('objects').textContent")
+        tab.js("document.querySelector('#objects li').focus()")
+        assert tab.js("document.querySelector('#boxes rect').classList.contains('chosen')")
+        assert tab.js("document.title") == "Budwood"
+        assert tab.complaints() == []
+        tab.open("about:blank")
 
 
 def test_a_key_is_asked_for(tab: Tab, tmp_path: Path) -> None:

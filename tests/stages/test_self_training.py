@@ -174,3 +174,30 @@ def test_nothing_is_added_where_no_probability_is_high_enough(
     result = adapted(tmp_path, tiny_bert, unlabelled=unlabelled)
     assert (result.unlabelled["added"], result.unlabelled["shipped"]) == (0, False)
     assert "no unlabelled row was added" in result.verdict
+
+
+def test_an_interrupted_run_goes_on_and_is_another_run_than_one_without_these_rows(
+    tiny_bert: Path, tmp_path: Path, unlabelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    from budwood.steps.adapt.head import Head
+
+    fits: list[int] = []
+    original = Head.apply
+    monkeypatch.setattr(Head, "apply", lambda self, *given: fits.append(1) or original(self, *given))
+
+    def interrupted(*_: object) -> None:
+        raise RuntimeError("the power went away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(self_training, "better", interrupted)
+        with pytest.raises(RuntimeError, match="power"):
+            adapted(tmp_path, tiny_bert, unlabelled=unlabelled)
+    first, fits[:] = len(fits), []
+    assert first > 0
+    adapted(tmp_path, tiny_bert)
+    assert fits, "without these rows it is another run, which fits anew"
+    fits.clear()
+    forced(monkeypatch, -0.05)
+    assert adapted(tmp_path, tiny_bert, unlabelled=unlabelled).unlabelled is not None
+    assert fits == [], "every fit of the first run was taken up again"

@@ -36,7 +36,7 @@ def to_labels(values: Sequence[Value]) -> tuple[list[Label], tuple[str, ...]]:
     padded = sum(isinstance(value, str) and value != value.strip() and bool(value.strip()) for value in values)
     notes = [note("label white space", f"{padded:,} rows", "removed around the label")] if padded else []
     if all(label is None or is_number(label) for label in labels):
-        unified = [label and WHOLE.sub(r"\1", label) for label in labels]
+        unified = [whole[1] if label and (whole := WHOLE.fullmatch(label)) else label for label in labels]
         changed = sum(new != old for new, old in zip(unified, labels, strict=True))
         labels = unified
         if changed:

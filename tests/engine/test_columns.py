@@ -113,3 +113,9 @@ def test_label_cells(cells, labels, noted):
     found, notes = to_labels(cells)
     assert found == labels
     assert noted is None or any(line.startswith(noted) for line in notes)
+
+
+def test_only_whole_numbers_lose_their_zeros() -> None:
+    labels, notes = to_labels(["9.00", "98.09", "1.05", "7", "-3.0", "0.001", None])
+    assert labels == ["9", "98.09", "1.05", "7", "-3", "0.001", None]
+    assert notes == ("label numbers=2 rows  # 1.0 and 1 are one label",)

@@ -1,7 +1,7 @@
 """Statistics of the training data and of the answers on held-out rows: what a server compares its traffic with."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,4 +35,5 @@ def statistics(task: Task, rows: Sequence[Row], answers: Sequence[Answer]) -> di
 def named(label: Any) -> list[Any]:
     if label is None:
         return []
-    return list(label) if isinstance(label, list | tuple) else [label]
+    several = list(label) if isinstance(label, list | tuple) else [label]
+    return [item["label"] if isinstance(item, Mapping) and "box" in item else item for item in several]

@@ -115,9 +115,10 @@ class Metrics:
             row[slot + 1 + live_bucket(seconds)] += 1
 
     def answered(self, model: int, answer: Mapping[str, Any]) -> None:
-        """Count the label, or the labels, of one answer."""
+        """Count the label or the labels of one answer, or each of its objects."""
         labels, start = self.labels[model], self.layout.predictions[model]
-        for label in (answer["label"],) if "label" in answer else answer.get("labels", ()):
+        several = answer.get("labels") or [item["label"] for item in answer.get("objects", ())]
+        for label in (answer["label"],) if "label" in answer else several:
             if label in labels:
                 self.row[start + labels[label]] += 1
 

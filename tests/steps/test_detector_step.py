@@ -1,6 +1,7 @@
 """Learning to find objects: on a backbone of a classifier, and with detectors of transformers; graphs equal torch."""
 
 import json
+import signal
 from contextlib import closing
 from pathlib import Path
 
@@ -108,6 +109,29 @@ def test_a_killed_run_goes_on_with_what_was_done(learnt: Bundle, home: Path) -> 
     assert "fine-tuning" not in said
 
 
+def test_an_interrupted_training_ends_with_the_same_weights(home: Path, tmp_path: Path) -> None:
+    parent = base(scenes.backbone(tmp_path / "backbone"), tmp_path)
+    step = Detector(frozen=False, images=80, self_test=False)
+
+    def interrupting(what: str, done: int, total: int, note: str) -> None:
+        if (what, done) == ("fine-tuning", 6):
+            signal.raise_signal(signal.SIGINT)
+
+    def learn(work: Path, **more: object) -> dict[str, object]:
+        from safetensors.numpy import load_file
+
+        made = Context(**{**vars(context(home, work)), **more})
+        path = Recipe((step,)).run(parent, made, work / "cache").path
+        return {name: item for file in path.glob("*.safetensors") for name, item in load_file(file).items()}
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "cut", progress=interrupting)
+    assert list((tmp_path / "cut").rglob("state.safetensors")), "a checkpoint was written"
+    cut, whole = learn(tmp_path / "cut"), learn(tmp_path / "whole")
+    assert cut.keys() == whole.keys()
+    assert all(np.array_equal(cut[name], whole[name]) for name in whole)
+
+
 def test_a_model_is_a_base_for_other_labels(learnt: Bundle, home: Path, tmp_path: Path) -> None:
     parent = base(learnt.path, tmp_path)
     task = ObjectDetection(("a", "b", "c"), image_size=64)
@@ -157,3 +181,24 @@ def test_a_detector_of_transformers_is_adapted_and_exported(home: Path, tmp_path
     kept = [name for name in last if first[name].shape == last[name].shape]
     changed = [name for name in kept if not torch.equal(first[name], last[name])]
     assert any("backbone" in name for name in changed), "the body learns too"
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_detector_of_transformers_sees_what_its_image_processor_gives(tmp_path: Path, normalised: bool) -> None:
+    from transformers import AutoImageProcessor
+
+    from budwood.engine.box_frame import FrameDecoder
+
+    folder = scenes.detector(tmp_path / "base", "rt_detr_v2")
+    path = folder / "preprocessor_config.json"
+    known = {"do_normalize": normalised, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | known))
+    bundle = base(folder, tmp_path)
+    image, _ = scenes.scene(3)
+    image.save(tmp_path / "image.png")
+    task = ObjectDetection(("dark",)).fit_to(bundle.path)
+    found, _ = FrameDecoder(task.frame(bundle.path))([str(tmp_path / "image.png")])
+    for each in (folder, bundle.path):
+        processor = AutoImageProcessor.from_pretrained(each, backend="pil")
+        expected = processor(image, return_tensors="np")["pixel_values"]
+        np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -70,9 +70,21 @@ def rows_seen(entry: Entry, dataset: Dataset, store: Store) -> int | None:
 
 def scored_rows(entry: Entry, data: Path | str, target: str | None, input: str | None) -> Dataset:
     """The labelled rows of a table; only its test rows where it names some, because models learn from the others."""
-    dataset = read_dataset(data, target, input, task=task_of(entry.bundle).name).dataset
+    dataset = read_as_learnt(entry, data, target, input)
     tested = tuple(row for row in dataset if row.get("split") == "test")
     return Dataset(tested, dataset.sources) if tested else dataset
+
+
+def read_as_learnt(entry: Entry, data: Path | str, target: str | None, input: str | None) -> Dataset:
+    """Rows with the columns that are named, else those that the model was told to learn from, else what is found."""
+    task, record = task_of(entry.bundle).name, entry.bundle.manifest.data
+    told = (target or record.options.target, input or record.options.input) if record is not None else (target, input)
+    try:
+        return read_dataset(data, *told, task=task).dataset
+    except DataError:
+        if told == (target, input):
+            raise
+        return read_dataset(data, target, input, task=task).dataset
 
 
 def score_on(entry: Entry, dataset: Dataset) -> Scores:

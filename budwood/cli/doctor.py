@@ -29,8 +29,9 @@ def doctor(
 ) -> None:
     """Look for faults in rows, or in this machine, before training.
 
-    Empty, duplicate, conflicting, leaking, rare, misspelt and too long rows, and molecules that cannot be read, each
-    with what mends them. Without DATA: what this machine has of what Budwood uses, and what of it is broken.
+    Empty, duplicate, conflicting, leaking, rare, misspelt and too long rows, molecules that cannot be read and boxes
+    that cannot be right, each with what mends it. Without DATA: what this machine has of what Budwood uses, and what of
+    it is broken.
 
     Exit code 3 when training on the table would mislead and no mended copy was asked for.
     """

@@ -35,6 +35,8 @@ SIZES = (320, 416, 512, 640)
 @dataclass(frozen=True)
 class ObjectDetection(ImageTask):
     labels: tuple[str, ...]
+    advised_size: int = 320
+    """The `image_size` that the objects ask for, where nobody has said one and the base leaves it open."""
     measured: bool = False
     """Whether answers also hold the objects that are too unsure to be reported, as average precision needs them."""
 
@@ -62,7 +64,8 @@ class ObjectDetection(ImageTask):
             task = cls(**{**fields, "labels": tuple(fields["labels"])})
         except (TypeError, KeyError) as error:
             raise BundleError(f"the task's fields are off: {error}", where="bundle.json, task") from error
-        if not task.labels or not all(isinstance(label, str) for label in task.labels) or task.measured:
+        known = bool(task.labels) and all(isinstance(label, str) for label in task.labels) and not task.measured
+        if not known or type(task.advised_size) is not int:
             raise BundleError("the task's fields have the wrong types", where="bundle.json, task")
         return task.checked()
 
@@ -145,7 +148,7 @@ class ObjectDetection(ImageTask):
         if not cls.suits(rows):
             raise DataError("there is no image with a box", where="the labels", fix="annotate objects, then try again")
         labels = sorted({str(item["label"]) for row in rows for item in row["label"]})
-        return cls(tuple(labels), image_size=fitting_size(rows, SIZES))
+        return cls(tuple(labels), advised_size=fitting_size(rows, SIZES))
 
     @classmethod
     def split(cls, dataset: Dataset, *, test: Dataset | None, seed: int, shots: int | None) -> Splits:
@@ -155,14 +158,14 @@ class ObjectDetection(ImageTask):
         return box_splits(dataset, test=test, seed=seed)
 
     def fit_to(self, folder: Path) -> Self:
-        """A multiple of 32; where the base is a detector of transformers, the size that it was made for.
+        """What was asked for; or else what the objects ask for, or a detector of transformers was made for.
 
         Raises:
             UsageError: the user has asked for a size that the network cannot read.
         """
         made_for = box_frame.Frame.read(folder)
-        if not made_for.letterbox:
-            return replace(self, image_size=made_for.size)
+        if not self.image_size:
+            return replace(self, image_size=self.advised_size if made_for.letterbox else made_for.size)
         if self.image_size % 32 or self.image_size < 64:
             near = max(64, 32 * round(self.image_size / 32))
             problem = f"{self.image_size} pixels are no multiple of 32"
@@ -235,7 +238,7 @@ class ObjectDetection(ImageTask):
         from budwood.engine.detector_loss import detection_loss
         from budwood.engine.detector_network import places
 
-        return detection_loss(outputs, targets, *places(self.image_size))
+        return detection_loss(outputs, targets, *places(self.image_size or self.advised_size))
 
     @classmethod
     def example(cls) -> tuple[Self, list[Row]]:
@@ -244,7 +247,7 @@ class ObjectDetection(ImageTask):
             {"image": plain_png(rgb), "label": [{"label": name, "box": [1.0, 1.0, 7.0, 6.0]}]}
             for name, rgb in colours.items()
         ]
-        return cls(("dark", "light"), image_size=SIZES[0]), rows * 4
+        return cls(("dark", "light")), rows * 4
 
 
 def everything(answers: Sequence[Answer]) -> list[list[dict[str, Any]]]:

@@ -165,7 +165,8 @@ def test_a_base_without_feature_maps_is_refused(tmp_path: Path) -> None:
 def test_a_detector_of_transformers_is_adapted_and_exported(home: Path, tmp_path: Path, kind: str) -> None:
     parent = base(scenes.detector(tmp_path / kind, kind), tmp_path)
     made = context(home, tmp_path)
-    made = Context(**{**vars(made), "task": made.task.fit_to(parent.path)})
+    assert ObjectDetection(("dark",)).fit_to(parent.path).image_size == 96, "what it was made for"
+    made = Context(**{**vars(made), "task": made.task.with_options({"image_size": 64}).fit_to(parent.path)})
     steps = (Detector(images=16), Detector(frozen=False, images=16), ONNX)
     bundle = Recipe(steps).run(parent, made, tmp_path / "cache")
     rows = made.splits.test.rows

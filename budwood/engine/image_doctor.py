@@ -22,9 +22,10 @@ from budwood.engine.doctor import Part, class_sizes, merged, spellings, unknown_
 from budwood.engine.findings import LEAK_GATE, Finding, gravest_first
 from budwood.engine.images import inspect_image, open_image
 from budwood.engine.label_check import spelling_variants
-from budwood.engine.number_doctor import are_amounts, diagnose_numbers
+from budwood.engine.number_doctor import diagnose_numbers
 from budwood.engine.pixels import usable_cores
 from budwood.engine.reading import Reading
+from budwood.engine.risk_labels import are_amounts
 from budwood.engine.splits import labels_of
 from budwood.engine.table import Place
 
@@ -72,7 +73,7 @@ def diagnose_images(reading: Reading, test: Reading | None = None) -> list[Findi
 
 def of_labels(train: Images, held: Images) -> Iterable[Finding]:
     """Numbers and times are looked at as such, all else as classes."""
-    if are_amounts([row["label"] for row in train.rows]):
+    if are_amounts(train.rows):
         yield from diagnose_numbers(train.rows, train.places)
         return
     labels = Counter(label for row in train.rows for label in labels_of(row))
@@ -203,7 +204,7 @@ def write_images(content: Dataset, folder: Path) -> None:
         raise UsageError(
             f"{folder.name} already exists", where=str(folder), fix="name a folder that does not exist yet"
         )
-    amounts = are_amounts([row["label"] for row in content.rows])
+    amounts = are_amounts(content.rows)
     lines: list[dict[str, Any]] = []
     with staged(folder) as stage:
         for number, row in enumerate(content.rows):

@@ -1,7 +1,6 @@
 """The data doctor for labels that are numbers or times to an event: what is no number, cannot be, or stands far off."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,27 +9,17 @@ from budwood.core.errors import DataError
 from budwood.core.task import Row
 from budwood.engine.findings import Finding
 from budwood.engine.molecule_labels import as_class, as_number
-from budwood.engine.risk_labels import are_numbers, skewed, time_columns
+from budwood.engine.risk_labels import skewed, time_columns
 from budwood.engine.table import Place
 
-__all__ = ["are_amounts", "diagnose_numbers"]
+__all__ = ["diagnose_numbers"]
 
-MOST = 0.8
-"""Share of the labels that are numbers from which the others are mistakes."""
 FAR = 5.0
 """Robust deviations (1.4826 times the median distance to the median) from which a number stands far off."""
 NEARLY_ALL = 0.99
 STOPGAPS = frozenset({-1.0, -9.0, -99.0, -999.0, -9999.0, 999.0, 9999.0, 99999.0, 999999.0})
 """What people write where they know nothing."""
 NAMED = 3
-
-
-def are_amounts(labels: Sequence[Any]) -> bool:
-    """Whether labels are numbers or times rather than classes, but for a few mistakes among them."""
-    if any(isinstance(label, Mapping) for label in labels):
-        return True
-    plain = [label for label in labels if not isinstance(label, list | tuple) and as_number(label) is not None]
-    return len(plain) >= MOST * max(len(labels), 1) and are_numbers(plain)
 
 
 def diagnose_numbers(rows: Sequence[Row], places: Sequence[Place]) -> Iterable[Finding]:

@@ -3,7 +3,9 @@
 A row's label is `"869500"`, `"yes"`, or `{"days": "812", "died": "1"}` where two columns were named.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ __all__ = [
     "NUMBER",
     "RISK",
     "SURVIVAL",
-    "are_numbers",
+    "are_amounts",
     "kind_of",
     "numbers_of",
     "outcomes_of",
@@ -26,9 +28,16 @@ __all__ = [
 ]
 
 NUMBER, RISK, SURVIVAL = "number", "risk", "survival"
+MOST = 0.8
+"""Share of the labels that are numbers from which the others are mistakes."""
 MANY_VALUES = 10
+"""Different values from which numbers may be amounts and not names of classes."""
+MANY_WHOLE = 20
 MANY_SHARE = 0.1
-"""Different values, and their share of the rows, from which whole numbers are amounts and not names of classes."""
+ONCE = 0.1
+"""Of whole numbers: the same, their share of the rows, and the share of them that only one row has."""
+MOSTLY_DIFFERENT = 0.5
+"""Share of different values from which whole numbers are amounts, however few."""
 SKEWED = 1.0
 """Skewness from which a logarithm is tried; that of an exponential distribution is 2."""
 NO = frozenset({"0", "false", "no", "n", "negative", "alive", "censored", "-"})
@@ -55,15 +64,39 @@ def kind_of(rows: Sequence[Row]) -> str:
     return NUMBER
 
 
-def are_numbers(labels: Sequence[Any]) -> bool:
-    """Whether labels are amounts rather than classes: numbers, of which many are different or some have fractions."""
-    values = {as_class(label) for label in labels if not isinstance(label, Mapping | list | tuple)}
-    found = [as_number(value) for value in values]
-    if len(values) < MANY_VALUES or any(number is None for number in found):
+def are_amounts(rows: Sequence[Row]) -> bool:
+    """Whether the labels are numbers or times rather than classes, but for a few mistakes among them.
+
+    The names of the folders that the inputs lie in are classes, whatever they are called.
+    """
+    labels = [row["label"] for row in rows if "label" in row]
+    if any(isinstance(label, Mapping) for label in labels):
+        return True
+    plain = [label for label in labels if not isinstance(label, list | tuple)]
+    numbers = [number for label in plain if (number := as_number(label)) is not None]
+    if len(numbers) < MOST * max(len(labels), 1) or all(names_folder(row) for row in rows):
         return False
-    return any(number is not None and not number.is_integer() for number in found) or len(values) >= MANY_SHARE * len(
-        labels
-    )
+    return differ(numbers)
+
+
+def names_folder(row: Row) -> bool:
+    """Whether the label is the name of a folder on the way to the image."""
+    image = row.get("image")
+    return isinstance(image, str) and str(row.get("label")) in Path(image).parts[:-1]
+
+
+def differ(numbers: Sequence[float]) -> bool:
+    """Whether numbers are different enough for amounts: many, and some with fractions or some that come once.
+
+    Numbers of classes come again and again, each of them.
+    """
+    counts = Counter(numbers)
+    if len(counts) < MANY_VALUES:
+        return False
+    if len(counts) >= MOSTLY_DIFFERENT * len(numbers) or not all(number.is_integer() for number in counts):
+        return True
+    once = sum(count == 1 for count in counts.values())
+    return len(counts) >= max(MANY_WHOLE, MANY_SHARE * len(numbers)) and once >= ONCE * len(counts)
 
 
 def numbers_of(rows: Sequence[Row], field: str | None = None) -> NDArray[np.float64]:

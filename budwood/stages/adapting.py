@@ -41,8 +41,8 @@ def run(job: Job, store: Store, progress: Progress) -> Adapted:
     share_cores()
     check(job)
     with EnergyMeter() as meter:
-        splits = read(job, progress)
-        task, found = plan_task(job, splits, store)
+        splits, kind = read(job, progress)
+        task, found = plan_task(job, kind, splits, store)
         name = job.name or name_of(Path(job.data))
         unlabelled = self_training.read(job, task, splits)
         wanted = [str(splits.fingerprint), task.to_json(), found.label, job.method, job.seed, job.max_minutes]
@@ -107,7 +107,8 @@ def check(job: Job) -> None:
         registry.get("tasks", job.task)
 
 
-def read(job: Job, progress: Progress) -> Splits:
+def read(job: Job, progress: Progress) -> tuple[Splits, type[Task]]:
+    """The rows set aside, and the task that all of them describe: fewer rows may look like another's."""
     columns = (job.target, job.input, job.group)
     reading = read_dataset(job.data, *columns, task=job.task)
     test = None if job.test is None else read_dataset(job.test, *columns, task=job.task)
@@ -117,13 +118,12 @@ def read(job: Job, progress: Progress) -> Splits:
     splits = choosing.split_rows(kind, reading.dataset, test.dataset if test else None, options, job.seed)
     for note in (*reading.notes, *splits.notes):
         progress("data", 0, 0, note)
-    return replace(splits, options=options)
+    return replace(splits, options=options), kind
 
 
-def plan_task(job: Job, splits: Splits, store: Store) -> tuple[Task, Found]:
-    """The task that the rows describe, and the base model to learn it with."""
+def plan_task(job: Job, kind: type[Task], splits: Splits, store: Store) -> tuple[Task, Found]:
+    """The task with what the rows to learn from say of it, and the base model to learn it with."""
     rows = (*splits.train, *splits.validation)
-    kind = choosing.task_for(job.task, rows)
     task = kind.from_rows(rows).with_options(job.options)
     several = [any(isinstance(row.get("label"), list | tuple) for row in part) for part in (splits.train, splits.test)]
     if several == [False, True]:

@@ -67,8 +67,8 @@ def run(job: Job, store: Store, progress: Progress) -> Planned:
     began = time.monotonic()
     share_cores()
     adapting.check(job)
-    splits = adapting.read(job, progress)
-    task, found = adapting.plan_task(job, splits, store)
+    splits, kind = adapting.read(job, progress)
+    task, found = adapting.plan_task(job, kind, splits, store)
     foresee = foresight(task, job)
     base = import_base(found, store.work("bases"), type(task))
     with tempfile.TemporaryDirectory(dir=store.work("plans")) as folder, EnergyMeter() as meter:

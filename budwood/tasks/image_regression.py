@@ -24,7 +24,7 @@ from budwood.engine.risk_labels import (
     NUMBER,
     RISK,
     SURVIVAL,
-    are_numbers,
+    are_amounts,
     kind_of,
     numbers_of,
     outcomes_of,
@@ -177,9 +177,7 @@ class ImageRegression(ImageTask):
     @classmethod
     def suits(cls, rows: Sequence[Row]) -> float:
         """Numbers of which many are different, and times; a yes or no is a class unless the task is named."""
-        labels = [row.get("label") for row in rows]
-        timed = bool(labels) and all(isinstance(label, Mapping) for label in labels)
-        return 0.9 if timed or are_numbers(labels) else 0.1
+        return 0.9 if are_amounts(rows) else 0.1
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row]) -> Self:

@@ -9,7 +9,8 @@ import pictures
 import pytest
 
 from budwood import flow
-from budwood.engine.number_doctor import are_amounts, diagnose_numbers
+from budwood.engine.number_doctor import diagnose_numbers
+from budwood.engine.risk_labels import are_amounts
 from budwood.engine.table import Place
 
 
@@ -27,13 +28,43 @@ def prices(count: int = 200) -> list[str]:
     return [f"{value:.0f}" for value in np.exp(np.random.default_rng(0).normal(12, 0.7, count))]
 
 
-def test_amounts_are_told_from_classes():
-    assert are_amounts(prices())
-    assert are_amounts([*prices(), "unknown"])
-    assert are_amounts([{"days": "3", "died": "1"}])
-    assert not are_amounts(["1", "2", "3", "4", "5"] * 40)
-    assert not are_amounts([str(number) for number in range(100)] * 500), "a hundred classes called by numbers"
-    assert not are_amounts(["cat", "dog"] * 30)
+DIGITS = [str(number) for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        prices(),
+        [*prices(), "unknown"],
+        [f"{value:.0f}" for value in np.random.default_rng(0).normal(50, 18, 400)],
+        [f"{value:.1f}" for value in np.linspace(0, 2, 50)],
+        [{"days": "3", "died": "1"}],
+    ],
+)
+def test_amounts_are_told(labels: list[Any]):
+    assert are_amounts(rows(labels)[0])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["1", "2", "3", "4", "5"] * 40,
+        [str(number) for number in range(100)] * 500,
+        [str(number) for number in range(100)] * 5,
+        DIGITS * 5,
+        DIGITS * 8,
+        ["cat", "dog"] * 30,
+        [],
+    ],
+)
+def test_classes_called_by_numbers_are_no_amounts(labels: list[Any]):
+    assert not are_amounts(rows(labels)[0])
+
+
+def test_names_of_folders_are_classes_whatever_they_are_called():
+    made: list[Any] = [{"image": f"/data/{place:.1f}/{place}.png", "label": f"{place:.1f}"} for place in range(60)]
+    assert not are_amounts(made)
+    assert are_amounts([row | {"image": "/data/images/1.png"} for row in made])
 
 
 def test_healthy_numbers_have_no_findings():

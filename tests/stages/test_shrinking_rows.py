@@ -40,7 +40,7 @@ def adapted(path: Path, **options: Any) -> tuple[Bundle, Any]:
     job = adapting.Job(
         path / "t.jsonl", "auto", "auto", None, method="head", seed=3, max_minutes=None, fresh=False, **given
     )
-    splits = adapting.read(job, silent)
+    splits, _ = adapting.read(job, silent)
     return tiny.small_bundle(path / "bundle", data=data_record(splits)), splits
 
 

@@ -1,0 +1,65 @@
+"""Which task `adapt` learns: it is told from all rows, once, and named where the rows say something else."""
+
+from pathlib import Path
+from typing import Any
+
+import pictures
+import pytest
+from PIL import Image
+
+from budwood.core.errors import DataError
+from budwood.core.store import Store
+from budwood.engine.bases import Found
+from budwood.stages import adapting
+
+
+def silent(what: str, step: int, total: int, note: str) -> None: ...
+
+
+def table(folder: Path, labels: list[Any], name: str = "table.csv", column: str = "label") -> Path:
+    folder.mkdir(exist_ok=True)
+    lines = [f"image,{column}"]
+    for number, label in enumerate(labels):
+        file = f"{name[:-4]}-{number}.png"
+        Image.new("RGB", (9, 9), (number % 256, number // 256, len(name))).save(folder / file)
+        lines.append(f'{file},"{label}"')
+    (folder / name).write_text("\n".join(lines) + "\n")
+    return folder / name
+
+
+def job(data: Path, **options: Any) -> adapting.Job:
+    given = {"target": None, "input": None, "group": None, "test": None, "shots": None} | options
+    return adapting.Job(data, given.pop("task", "auto"), "auto", None, method="head", seed=0, max_minutes=None,
+        fresh=False, **given)  # fmt: skip
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, wanted: adapting.Job, folder: Path) -> Any:
+    monkeypatch.setattr(adapting, "find_base", lambda *args: Found(folder, "none", "no network is needed to plan"))
+    splits, kind = adapting.read(wanted, silent)
+    return adapting.plan_task(wanted, kind, splits, Store(folder / "models"))[0]
+
+
+def test_the_task_is_told_from_all_rows_and_stays_when_few_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = table(tmp_path / "digits", [number % 10 for number in range(300)])
+    for shots in (None, 1, 5):
+        assert planned(monkeypatch, job(data, shots=shots), tmp_path).name == "image_classification"
+
+
+def test_one_cell_that_is_no_number_is_named_and_turns_no_amounts_into_classes(tmp_path: Path) -> None:
+    for place, odd in enumerate(["unknown", "1,200", "$500", "inf"]):
+        data = table(tmp_path / str(place), [*(100 + 7 * number for number in range(60)), odd])
+        with pytest.raises(DataError, match="is not a number") as caught:
+            adapting.read(job(data), silent)
+        assert odd in str(caught.value)
+        assert "doctor" in str(caught.value.fix)
+
+
+def test_folders_called_by_numbers_are_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for digit in range(12):
+        for number in range(2):
+            place = tmp_path / "digits" / str(digit)
+            place.mkdir(parents=True, exist_ok=True)
+            pictures.scene("light", 10 * digit + number).save(place / f"{number}.png")
+    assert planned(monkeypatch, job(tmp_path / "digits"), tmp_path).name == "image_classification"

@@ -42,6 +42,7 @@ class Tab:
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)  # no window has the focus here
 
     def call(self, method: str, **parameters: Any) -> Any:
         self.number += 1
@@ -254,6 +255,7 @@ def test_a_number_is_shown_with_its_interval_and_its_heat_map(tab: Tab, tmp_path
         assert len(places) == 3
         assert all(0 <= place <= 100 for place in places)
         assert tab.complaints() == []
+        tab.open("about:blank")
 
 
 def test_objects_are_boxed_and_listed(tab: Tab, tmp_path: Path) -> None:

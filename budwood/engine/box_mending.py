@@ -15,6 +15,7 @@ from budwood.engine.box_conventions import Convention
 from budwood.engine.box_doctor import SAME, Examined, wrong_size
 from budwood.engine.box_rows import LEAST_SIDE, Settled
 from budwood.engine.boxes import iou
+from budwood.engine.file_names import FileNames
 from budwood.engine.findings import Finding
 
 __all__ = ["write_mended"]
@@ -64,9 +65,10 @@ def annotations(
     ids = {name: number for number, name in enumerate(names, 1)}
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
+    files = FileNames()
     for number, one in enumerate(members, 1):
         source = one.item.image
-        name = source.name if not (folder / source.name).exists() else f"{number}-{source.name}"
+        name = files.unused(source.stem, source.suffix)
         shutil.copyfile(source, folder / name)
         images.append({"id": number, "file_name": name, "width": one.width, "height": one.height})
         for label, crowd, (x1, y1, x2, y2) in mended(one, rename, convention):

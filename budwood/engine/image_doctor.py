@@ -19,6 +19,7 @@ from budwood.core.dataset import Dataset
 from budwood.core.errors import UsageError
 from budwood.core.task import Row
 from budwood.engine.doctor import Part, class_sizes, merged, spellings, unknown_classes
+from budwood.engine.file_names import FileNames
 from budwood.engine.findings import LEAK_GATE, Finding, gravest_first
 from budwood.engine.images import inspect_image, open_image
 from budwood.engine.label_check import spelling_variants
@@ -195,7 +196,8 @@ def renamed(label: Any, rename: Mapping[str, str]) -> Any:
 def write_images(content: Dataset, folder: Path) -> None:
     """Copy images into `folder/[split/]label/`; after a crash the folder is whole or absent.
 
-    Where labels are numbers or times, into `folder/images/` with `table.csv` beside it.
+    Where labels are numbers or times, into `folder/images/` with `table.csv` beside it. A label that is no name of a
+    folder, such as `..` or `a/b`, is one with `-`; different labels always have different folders.
 
     Raises:
         UsageError: the folder exists; nothing is ever overwritten.
@@ -206,14 +208,15 @@ def write_images(content: Dataset, folder: Path) -> None:
         )
     amounts = are_amounts(content.rows)
     lines: list[dict[str, Any]] = []
+    classes, files = FileNames(), defaultdict[str, FileNames](FileNames)
+    folders = {label: classes.unused(label) for label in sorted({str(row["label"]) for row in content.rows})}
     with staged(folder) as stage:
-        for number, row in enumerate(content.rows):
+        for row in content.rows:
             source = Path(row["image"])
-            own = "images" if amounts else f"{row.get('split', '')}/{row['label'].replace('/', '-')}"
-            place = stage / own.strip("/")
-            place.mkdir(parents=True, exist_ok=True)
-            name = source.name if not (place / source.name).exists() else f"{number}-{source.name}"
-            shutil.copyfile(source, place / name)
+            own = "images" if amounts else f"{row.get('split', '.')}/{folders[str(row['label'])]}"
+            (stage / own).mkdir(parents=True, exist_ok=True)
+            name = files[own].unused(source.stem, source.suffix)
+            shutil.copyfile(source, stage / own / name)
             lines.append({"image": f"{own}/{name}", **cells(row)})
         if amounts:
             with (stage / "table.csv").open("w", newline="", encoding="utf-8") as file:

@@ -64,3 +64,17 @@ def test_each_fault_is_found_with_its_files_and_mended(folder: Path, tmp_path: P
 def test_copies_on_both_sides_are_told_from_copies_on_one(folder: Path) -> None:
     Image.open(folder / "test" / "cat" / "2.png").resize((48, 48)).save(folder / "train" / "cat" / "copy.png")
     assert kinds(folder)["near_leakage"] == ["copy.png"]
+
+
+def test_what_is_mended_stays_in_its_folder_whatever_the_labels_are(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "mended"
+    lines = ["image,label"]
+    for number, label in enumerate(["..", ".", "a/b", "up", "/etc"] * 2):
+        name = Path(f"part{number % 5}") / f"{number // 5}.png"
+        picture(data / name, number)
+        lines.append(f"{name.as_posix()},{label}")
+    (data / "table.csv").write_text("\n".join(lines) + "\n")
+    flow.doctor(data, fix=out)
+    assert set(tmp_path.iterdir()) == {data, out}
+    found = {path.name: len(list(path.iterdir())) for path in out.iterdir()}
+    assert found == {"-": 2, "--2": 2, "-etc": 2, "a-b": 2, "up": 2}

@@ -124,6 +124,8 @@ def show(screen: Screen, answers: "Iterable[Mapping[str, Any]]") -> None:
 
 def beside(answer: "Mapping[str, Any]") -> str:
     """What belongs to a number: the interval that holds 9 of 10, its bin, and where its heat map lies."""
-    parts = ["{:.4g} to {:.4g}".format(*answer["interval"])] if "interval" in answer else []
+    from budwood.core.task import plain_number
+
+    parts = [" to ".join(map(plain_number, answer["interval"]))] if "interval" in answer else []
     parts += [str(answer[name]) for name in ("bin", "explanation") if name in answer]
     return "".join(f"{part}  " for part in parts)

@@ -17,7 +17,7 @@ from budwood.core.errors import UsageError
 if TYPE_CHECKING:
     from budwood.core.dataset import Dataset, Splits
 
-__all__ = ["Answer", "Arrays", "Calibration", "Encoded", "Encoder", "Row", "Run", "Task", "brief"]
+__all__ = ["Answer", "Arrays", "Calibration", "Encoded", "Encoder", "Row", "Run", "Task", "brief", "plain_number"]
 
 Row = Mapping[str, Any]
 """One example: the task's input fields, and `label` where it is known."""
@@ -42,6 +42,11 @@ Run = Callable[[Arrays], Arrays]
 """One batch through the model: a runtime's `run`."""
 
 
+def plain_number(value: float) -> str:
+    """A number in four digits, from a thousand on without fraction: 0.1235, 12.35, 869,500."""
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
 def brief(answer: Mapping[str, Any]) -> str:
     """An answer in a few words: its labels, its value, its properties, or what was written or measured."""
     if "labels" in answer:
@@ -49,7 +54,7 @@ def brief(answer: Mapping[str, Any]) -> str:
     if "properties" in answer:
         return ", ".join(f"{name} {brief(part)}" for name, part in answer["properties"].items())
     if "value" in answer:
-        return f"{answer['value']:.4g}"
+        return plain_number(answer["value"])
     if "objects" in answer:
         counts = Counter(item["label"] for item in answer["objects"])
         return ", ".join(f"{count} {label}" for label, count in counts.items()) or "(no objects)"

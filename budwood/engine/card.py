@@ -11,6 +11,7 @@ from typing import Any
 
 from budwood.core.bundle import Draft, Metric
 from budwood.core.report import ShrinkReport
+from budwood.core.task import plain_number
 from budwood.engine.box_answers import OVERLAP, SAME_PLACE
 from budwood.engine.machine import Energy
 from budwood.engine.markup import code, fenced, markdown_table, text, yaml
@@ -43,6 +44,8 @@ NAMES = {
     "brier": "Brier score",
     "ece": "Calibration error",
     "c_index": "C index",
+    "r2": "R²",
+    "spearman": "Rank correlation",
     "perplexity": "Perplexity",
     "token_probability": "Token probability",
     "f1": "F1 per image",
@@ -51,7 +54,7 @@ NAMES = {
     "ap50": "AP50",
     "ap": "AP50:95",
 }
-NUMBERS = frozenset({"roc_auc", "rmse", "mae", "brier", "c_index", "perplexity", "ap50", "ap"})
+NUMBERS = frozenset({"roc_auc", "rmse", "mae", "brier", "c_index", "r2", "spearman", "perplexity", "ap50", "ap"})
 """Metrics that people write as plain numbers; the others with an interval are shares."""
 
 
@@ -118,7 +121,7 @@ def figure_of(metric: str, value: float) -> str:
     """A metric's value as people write it: 91.00 %, or 0.854."""
     if metric.partition(" ")[0] not in NUMBERS:
         return f"{100 * value:.2f} %"
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.3f}" if abs(value) < 1000 else plain_number(value)
 
 
 def span_of(metric: str, bounds: tuple[float, float]) -> str:

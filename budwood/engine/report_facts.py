@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from budwood.core.errors import DataError
-from budwood.core.task import Answer, Calibration, Row, Task, brief
+from budwood.core.task import Answer, Calibration, Row, Task, brief, plain_number
 from budwood.engine.calibrate import brier, expected_calibration_error, probabilities
 from budwood.engine.card import ClassFacts
 from budwood.engine.measure import Scores
@@ -275,7 +275,7 @@ def drawn(task: Task, row: Row) -> str:
 def shown(value: Any) -> str:
     """A label or a set of labels as text."""
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return plain_number(value)
     if isinstance(value, Mapping):
         parts = [f"{name}: {shown(part)}" for name, part in value.items() if part is not None]
         return shortened(", ".join(parts)) or "none"

@@ -12,6 +12,7 @@ from html import escape
 from budwood.core.bundle import Draft, Metric
 from budwood.core.page import PAGE_END, PAGE_START
 from budwood.core.report import ShrinkReport
+from budwood.core.task import plain_number
 from budwood.engine.card import NAMES, NUMBERS, CardFacts, figure_of, span_of, title_of
 from budwood.engine.drawing import Picture, legible
 from budwood.engine.report_facts import Mistake, Outcome, Reliability
@@ -107,8 +108,8 @@ def metrics(draft: Draft, facts: CardFacts) -> Iterator[str]:
         if isinstance(metric, Metric):
             rows.append([title_of(name), figure_of(name, metric.value), span_of(name, metric.ci), f"{metric.n:,}"])
         else:
-            known = name in NAMES and name not in NUMBERS
-            rows.append([title_of(name), percent(metric) if known else f"{metric:.4g}", "", ""])
+            shown = figure_of(name, metric) if name in NAMES else plain_number(metric)
+            rows.append([title_of(name), shown, "", ""])
     yield table(("metric", "value", "95 % interval", "rows"), rows)
     yield (
         '<p class="quiet">On rows that were kept apart from the training. Every answer went through the code that '

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import final
 
 from budwood.core.errors import DataError, require
-from budwood.engine.box_rows import Annotated, Annotations, Box, BoxCollection, Images, split_of
+from budwood.engine.box_rows import Annotated, Annotations, Box, BoxCollection, Images, inner_folder, split_of
 from budwood.engine.image_rows import image_files
 from budwood.engine.table import Place, note
 
@@ -93,7 +93,7 @@ def box_of(words: Sequence[str], names: Sequence[str]) -> Box:
 
 def root_of(path: Path) -> Path | None:
     if path.is_dir():
-        return path
+        return path if name_files(path) else inner_folder(path)
     yaml = path.suffix.lower() in (".yaml", ".yml") and path.is_file()
     return path.parent if yaml and names_classes(path) else None
 

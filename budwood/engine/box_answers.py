@@ -66,9 +66,9 @@ def candidates(outputs: Arrays, laid: NDArray[Any]) -> Arrays:
     return {"found": found, "logits": compared}
 
 
-def objects_of(found: NDArray[Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The objects of one image, the surest first; of boxes that show the same one, the best."""
-    rows = found[found[:, 4] > 0]
+def objects_of(found: NDArray[Any], labels: Sequence[str], least: float = 0.0) -> list[dict[str, Any]]:
+    """The objects of one image from a score on, the surest first; of boxes that show the same one, the best."""
+    rows = found[found[:, 4] >= max(least, LEAST_SCORE)]
     kept = suppress(rows[:, :4], rows[:, 4], rows[:, 5], OVERLAP)[:MOST_OBJECTS]
     return [
         {"label": labels[int(row[5])], "score": round(float(row[4]), 6), "box": [round(float(v), 2) for v in row[:4]]}

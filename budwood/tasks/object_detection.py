@@ -102,8 +102,8 @@ class ObjectDetection(ImageTask):
         """At most `top` objects an image, the surest first, from the threshold on or from the row's own `min_score`."""
         answers: list[Answer] = []
         for found, wanted in zip(outputs["found"], outputs["min_score"], strict=True):
-            objects = objects_of(found, self.labels)
             least = float(wanted) if np.isfinite(wanted) else calibration.get("threshold", THRESHOLD)
+            objects = objects_of(found, self.labels, 0.0 if self.measured else least)
             reported = with_one_label([item for item in objects if item["score"] >= least])
             answer: Answer = {"objects": reported[:top]}
             answers.append(answer | ({"candidates": objects} if self.measured else {}))
@@ -195,7 +195,10 @@ class ObjectDetection(ImageTask):
         return np.asarray([match(answer["objects"], row["label"]).f1 for answer, row in pairs], np.float64)
 
     def metrics(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
-        """`ap50` and `ap` (0.5 to 0.95) by pycocotools, `ap50 LABEL`, and recall and precision of what is reported."""
+        """`ap50` and `ap` (0.5 to 0.95) by pycocotools, `ap50 LABEL`, and recall and precision of what is reported.
+
+        Average precision and recall are left out where there is no true object.
+        """
         from budwood.engine.box_metrics import average_precision, shares
 
         truth = [row["label"] for row in rows]
@@ -203,7 +206,10 @@ class ObjectDetection(ImageTask):
         precision, recall = shares(
             [match(answer["objects"], true) for answer, true in zip(answers, truth, strict=True)]
         )
-        each = {f"ap50 {label}": value for label, value in found.by_label.items()} if len(self.labels) > 1 else {}
+        if not found.counts:
+            return {"precision": precision}
+        several = len(self.labels) > 1 or len(found.by_label) > 1
+        each = {f"ap50 {label}": value for label, value in found.by_label.items()} if several else {}
         return {"ap50": found.ap50, "ap": found.ap, "precision": precision, "recall": recall, **each}
 
     def intervals(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, tuple[float, float]]:

@@ -51,6 +51,12 @@ def test_folders_name_the_splits_of_yolo(tmp_path):
     assert Counter(row["split"] for row in rows) == {"train": 3, "validation": 2}
 
 
+@pytest.mark.parametrize("make", [scenes.voc, scenes.coco, scenes.yolo])
+def test_folders_around_a_folder_do_not_matter(tmp_path, make):
+    make(tmp_path / "archive" / "shapes")
+    assert len(read_dataset(tmp_path / "archive").dataset) == 6
+
+
 def test_files_in_split_folders_name_the_splits_of_coco(tmp_path):
     for split, first in (("train", 0), ("valid", 10), ("test", 20)):
         made = scenes.coco(tmp_path / "shapes" / split, 3, first)

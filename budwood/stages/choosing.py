@@ -15,7 +15,18 @@ from budwood.core.task import Row, Task
 from budwood.engine.splits import keep_together, labels_of
 from budwood.engine.statistics import Comparison, better
 
-__all__ = ["METHODS", "Decision", "choose", "decide", "folds", "merged", "small", "split_rows", "task_for"]
+__all__ = [
+    "METHODS",
+    "Decision",
+    "choose",
+    "decide",
+    "folds",
+    "merged",
+    "of_one_group",
+    "small",
+    "split_rows",
+    "task_for",
+]
 
 METHODS = ("auto", "head", "few_shot", "full", "lora")
 FEW_PER_CLASS = 64
@@ -120,6 +131,9 @@ def folds(splits: Splits) -> list[Splits]:
     """The splits to compare methods on: the validation split, or for tiny data a stratified cross-validation.
 
     Rows of one text or one group are held out together.
+
+    Raises:
+        DataError: all rows but the test rows belong together, so that none can be held out.
     """
     pool = joined(splits)
     enough = len(splits.validation) >= (TINY_HELD if len(pool) <= FEW_ROWS else 1)
@@ -129,6 +143,13 @@ def folds(splits: Splits) -> list[Splits]:
     for i, item in enumerate(keep_together(pool.rows)):
         units.setdefault(item.unit, []).append(i)
     members = list(units.values())
+    if len(members) < 2:
+        one = "group" if any(row.get("group") is not None for row in pool) else "input"
+        raise DataError(
+            f"all {len(pool):,} rows to learn from are of one {one}, so that none can be held out to choose by",
+            where=", ".join(pool.sources) or "the data",
+            fix="give rows of three groups or more, or leave out --group" if one == "group" else "add other rows",
+        )
     order = np.random.default_rng(splits.seed).permutation(len(members))
     order = order[np.argsort([str(pool.rows[members[i][0]]["label"]) for i in order], kind="stable")]
     result = []
@@ -138,6 +159,12 @@ def folds(splits: Splits) -> list[Splits]:
         validation = Dataset(tuple(row for i, row in enumerate(pool.rows) if i in held), pool.sources)
         result.append(replace(splits, train=train, validation=validation))
     return result
+
+
+def of_one_group(trials: Sequence[Splits]) -> bool:
+    """Whether all rows of a trial to learn from have a group, and the same one."""
+    found = [{row.get("group") for row in trial.train} for trial in trials]
+    return any(len(groups) == 1 and None not in groups for groups in found)
 
 
 def joined(splits: Splits) -> Dataset:

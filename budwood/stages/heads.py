@@ -14,6 +14,7 @@ from budwood.core.errors import UsageError
 from budwood.core.step import Step
 from budwood.engine.predictor import Predictor
 from budwood.engine.statistics import better
+from budwood.engine.table import note
 from budwood.stages import choosing
 from budwood.stages.results import Baseline
 from budwood.stages.workbench import HEAD, ONNX, Bench, Learned, measured
@@ -53,6 +54,9 @@ def fit(bench: Bench, splits: Splits, times: int = 1) -> Fit:
     choice = choosing.choose(bench.job.method, rows_known, n_parameters(bench.base), advised)
     bench.say("method", f"method={choice.method}  # {choice.why}")
     trials = choosing.folds(splits)
+    if choosing.of_one_group(trials):
+        why = "its rows are left out by tenths instead, which says less of other groups: the baseline may promise more"
+        bench.say("group", note("group", "one to learn from", why))
     bench.share_time(times * (len(trials) + choosing.small(splits)))
     with bench.stage("head"):
         heads = [bench.make(trial, (HEAD,)) for trial in trials]

@@ -51,6 +51,7 @@ def test_folds_hold_every_row_once_and_no_group_twice():
     for given in (rows(), rows(groups=7), rows(groups=1)):
         folds = folds_of(given, 0)
         assert sorted(np.concatenate(folds).tolist()) == list(range(ROWS))
+        assert 2 <= len(folds) <= 10, "a few fits, also where all rows are of one group"
         if len({row.get("group") for row in given}) > 1:
             found = [{given[i]["group"] for i in fold} for fold in folds]
             assert sum(map(len, found)) == len(set().union(*found))

@@ -8,7 +8,7 @@ import pytest
 from budwood.core.dataset import Dataset, Splits
 from budwood.core.errors import DataError, NotFoundError
 from budwood.engine import linear_head
-from budwood.stages.choosing import decide, folds, task_for
+from budwood.stages.choosing import decide, folds, of_one_group, task_for
 
 
 def splits(rows: list[dict[str, str]]) -> Splits:
@@ -40,6 +40,19 @@ def test_few_held_out_rows_are_multiplied_while_that_is_cheap(learn: int, held: 
     rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(learn + held)]
     made = folds(replace(splits(rows[:learn]), validation=Dataset.of(rows[learn:], "t")))
     assert len(made) == times
+
+
+@pytest.mark.parametrize(("shared", "fix"), [("group", "--group"), ("text", "other rows")])
+def test_rows_of_one_group_are_refused_before_any_work(shared: str, fix: str) -> None:
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2]} | {shared: "one"} for i in range(400)]
+    with pytest.raises(DataError, match=f"all 400 rows to learn from are of one {'group' if fix[0] == '-' else 'in'}"):
+        folds(splits(rows))
+
+
+def test_a_single_group_to_learn_from_is_told() -> None:
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2], "group": f"{i // 200}"} for i in range(400)]
+    plain = splits([{"text": row["text"], "label": row["label"]} for row in rows])
+    assert [of_one_group([item]) for item in (splits(rows), splits(rows[:200]), plain)] == [False, True, False]
 
 
 def test_a_method_that_was_asked_for_is_kept_and_the_verdict_says_so() -> None:

@@ -36,10 +36,10 @@ class Fit:
     """The models of the method that ships, one for each trial."""
     trials: list[Splits]
     """The rows that each of them learnt from, and those that it had not seen."""
-    trial_chain: tuple[Step, ...]
     rows: Splits
     """What the last fit learnt from."""
     chain: tuple[Step, ...]
+    """How it learnt, with the settings that the trials found: another fit that is to be compared learns like this."""
 
 
 def learn(bench: Bench, splits: Splits) -> Learned:
@@ -72,8 +72,8 @@ def fit(bench: Bench, splits: Splits, times: int = 1) -> Fit:
     learned = guard(bench, decision, splits, rows, chain, calibrations)
     learned = replace(learned, histories=[bundle.manifest.report.get("history", []) for bundle in tried])
     if learned.method == "head":
-        return Fit(learned, heads, trials, (HEAD,), rows, (HEAD,))
-    return Fit(learned, tried, trials, (HEAD, step("adapt", learned.method)()), rows, chain)
+        return Fit(learned, heads, trials, rows, (HEAD,))
+    return Fit(learned, tried, trials, rows, chain)
 
 
 def calibration(final: Bundle, trials: list[Bundle]) -> dict[str, float]:

@@ -79,7 +79,7 @@ def learn(bench: Bench, splits: Splits, unlabelled: Dataset) -> Learned:
     if not chosen.rows or any(unchanged):
         return told(bench, first.learned, facts, f"no unlabelled row was added: none reached {threshold:.3f}")
     with bench.stage("learning again"):
-        models = [bench.make(rows, first.trial_chain) for rows in larger]
+        models = [bench.make(rows, first.chain) for rows in larger]
         found = better(*(heads.held_out(items, first.trials) for items in (first.models, models)))
     facts |= gain_of(found)
     names = ", ".join(f"{name} {count:,}" for name, count in chosen.per_class.items())

@@ -2,8 +2,10 @@
 
 import json
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pictures
@@ -201,3 +203,34 @@ def test_an_interrupted_run_goes_on_and_is_another_run_than_one_without_these_ro
     forced(monkeypatch, -0.05)
     assert adapted(tmp_path, tiny_bert, unlabelled=unlabelled).unlabelled is not None
     assert fits == [], "every fit of the first run was taken up again"
+
+
+def test_what_ships_was_learnt_in_the_way_that_was_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe of fine-tuning depends on the number of rows, which the unlabelled ones change."""
+    from budwood.engine.statistics import Comparison
+    from budwood.stages.heads import Fit
+    from budwood.stages.workbench import HEAD, ONNX, Learned
+    from budwood.steps.adapt.full import Full
+
+    made: list[tuple[int, object]] = []
+    model = SimpleNamespace(manifest=SimpleNamespace(calibration={}, report={}))
+
+    def make(rows: object, steps: object) -> object:
+        made.append((len(rows.train), steps))
+        return model
+
+    bench = SimpleNamespace(make=make, say=lambda *_: None, stage=lambda _: nullcontext())
+    splits = tiny.splits()
+    chain = (HEAD, Full(epochs=3, interpolation=0.5))
+    first = Fit(Learned("full", "", model, {}, None, 1), [model, model], [splits, splits], splits, chain)
+    more = self_training.Chosen(({"text": "new", "label": "a"},), {"a": 1})
+    monkeypatch.setattr(self_training.heads, "fit", lambda *_, **__: first)
+    monkeypatch.setattr(self_training.heads, "held_out", lambda *_: None)
+    monkeypatch.setattr(self_training, "threshold_of", lambda *_: 0.9)
+    monkeypatch.setattr(self_training, "pseudo_labelled", lambda *_: more)
+    monkeypatch.setattr(self_training, "better", lambda *_: Comparison(0.1, (0.0, 0.2), 0.01, 9, 90))
+    monkeypatch.setattr(self_training, "measured", lambda *_: SimpleNamespace(per_row=None))
+    learned = self_training.learn(bench, splits, Dataset(({"text": "new"},)))
+    assert learned.unlabelled["shipped"]
+    rows = len(splits.train) + 1
+    assert made == [(rows, chain), (rows, chain), (rows, chain), (rows, (*chain, ONNX))]

@@ -16,8 +16,9 @@ from budwood.serving.service import Service
 
 __all__ = ["health_live", "health_ready", "infer", "model_metadata", "model_ready", "server_metadata"]
 
-OUTPUTS = {"label": "BYTES", "score": "FP32", "answer": "BYTES"}
+OUTPUTS = {"label": "BYTES", "score": "FP32", "value": "FP64", "answer": "BYTES"}
 """Output tensors and their data types. `answer` is the JSON that /predict gives."""
+CLASSIFIED = ("label", "score")
 
 
 def reply(value: dict[str, Any]) -> Response:
@@ -85,7 +86,8 @@ def offered(task: Task) -> tuple[str, ...]:
     """The output tensors of a task: those that every answer of it has."""
     required = task.answer_schema().get("required", ())
     single = task.to_json().get("multi_label") is False
-    return (*(name for name in ("label", "score") if name in required or single), "answer")
+    found = (name for name in OUTPUTS if name in required or (single and name in CLASSIFIED))
+    return (*found, "answer")
 
 
 def wanted_outputs(task: Task, outputs: Any) -> list[str]:

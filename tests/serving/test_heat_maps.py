@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from budwood import flow
+from budwood.core.bundle import Bundle
 from budwood.core.store import Store
 from budwood.serving.limits import Limits
 from budwood.serving.model import Served
@@ -104,3 +105,17 @@ def test_predict_writes_maps_beside_the_answers(home: Path, tmp_path: Path) -> N
     for answer in found:
         with Image.open(answer["explanation"]) as image:
             assert image.format == "PNG"
+
+
+def test_numbers_are_tensors_of_the_inference_protocol(home: Path, photo: bytes) -> None:
+    data = pictures.greys(home / "greys", 60)
+    made = flow.adapt(data, target="bright", base=str(home / "base"), store=home / "models")
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [encoded(photo)]}
+    with start([Served("greys", "1", Bundle.open(made.path))], limits=Limits(notice_seconds=0)) as handle:
+        outputs = httpx.get(f"{handle.url}/v2/models/greys").raise_for_status().json()["outputs"]
+        reply = httpx.post(f"{handle.url}/v2/models/greys/infer", json={"inputs": [tensor]}, timeout=30)
+        plain = httpx.post(f"{handle.url}/predict", json={"image": encoded(photo)}).raise_for_status().json()
+    assert [(item["name"], item["datatype"]) for item in outputs] == [("value", "FP64"), ("answer", "BYTES")]
+    (found,) = reply.raise_for_status().json()["outputs"]
+    assert found["name"] == "value"
+    assert found["data"] == pytest.approx([plain["value"]], rel=1e-4)

@@ -3,6 +3,10 @@
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from budwood.core.errors import UsageError
 
 __all__ = ["FileNames", "file_name"]
 
@@ -24,6 +28,20 @@ class FileNames:
 
     taken: set[str] = field(default_factory=set)
     given: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def beside(cls, folder: Path) -> Self:
+        """Names that the files in the folder do not have yet; the folder is made where it is missing.
+
+        Raises:
+            UsageError: it is no folder, or cannot be made.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return cls({path.name.casefold() for path in folder.iterdir()})
+        except OSError as error:
+            cause = f"the folder cannot be used: {error.strerror}"
+            raise UsageError(cause, where=str(folder), fix="name another folder") from error
 
     def unused(self, stem: str, suffix: str = "") -> str:
         """The stem as a name that was not given before, with the suffix."""

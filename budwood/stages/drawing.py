@@ -7,10 +7,9 @@ from typing import Any
 from budwood.core.errors import UsageError
 from budwood.core.task import Row, Task
 from budwood.engine.box_drawing import save_drawing
+from budwood.engine.file_names import FileNames
 
 __all__ = ["drawn", "from_score"]
-
-LONGEST_NAME = 100
 
 
 def from_score(task: Task, rows: Sequence[Row], min_score: float) -> list[Row]:
@@ -24,15 +23,17 @@ def from_score(task: Task, rows: Sequence[Row], min_score: float) -> list[Row]:
 def drawn(
     task: Task, answers: Iterator[Mapping[str, Any]], rows: Sequence[Row], folder: Path
 ) -> Iterator[Mapping[str, Any]]:
-    """The answers, each with the path of its `drawing`, `NUMBER-NAME.jpg`. Raises UsageError as `from_score`."""
+    """The answers, each with the path of its `drawing`, `NUMBER-NAME.jpg`; nothing in the folder is overwritten.
+
+    Raises UsageError as `from_score`, and where the folder cannot be used.
+    """
     refuse_without_objects(task, "--draw")
     labels = task.to_json()["labels"]
-    folder.mkdir(parents=True, exist_ok=True)
-    return each(answers, rows, labels, folder)
+    return each(answers, rows, labels, folder, FileNames.beside(folder))
 
 
 def each(
-    answers: Iterator[Mapping[str, Any]], rows: Sequence[Row], labels: Sequence[str], folder: Path
+    answers: Iterator[Mapping[str, Any]], rows: Sequence[Row], labels: Sequence[str], folder: Path, names: FileNames
 ) -> Iterator[Mapping[str, Any]]:
     for number, (row, answer) in enumerate(zip(rows, answers, strict=True), 1):
         if "objects" not in answer:
@@ -40,7 +41,7 @@ def each(
             continue
         image = row["image"]
         stem = Path(image).stem if isinstance(image, str) and not image.startswith("data:") else "image"
-        path = folder / f"{number:05}-{stem[:LONGEST_NAME]}.jpg"
+        path = folder / names.unused(f"{number:05}-{stem}", ".jpg")
         save_drawing(image, answer["objects"], labels, path)
         yield {**answer, "drawing": str(path)}
 

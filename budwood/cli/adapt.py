@@ -184,6 +184,11 @@ def beside(result: "Adapted", model: "Adapted | Baseline") -> list[str]:
     found = []
     for name in result.intervals:
         value, bounds = model.metrics.get(name), model.intervals.get(name)
-        interval = "" if bounds is None else f" [{bounds[0]:.3f}, {bounds[1]:.3f}]"
-        found.append("" if value is None else f"{value:.3f}{interval}")
+        interval = "" if bounds is None else f" [{short(bounds[0])}, {short(bounds[1])}]"
+        found.append("" if value is None else f"{short(value)}{interval}")
     return found
+
+
+def short(value: float) -> str:
+    """Three decimals; from a thousand on none."""
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"

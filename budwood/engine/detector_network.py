@@ -30,7 +30,8 @@ START = 4.0
 
 
 class Detector(nn.Module):
-    """Input: float32 of shape (batch, 3, size, size). BatchNorm statistics of the backbone stay still in training.
+    """Input: float32 of shape (batch, 3, size, size). BatchNorm and dropout of the backbone stay as in
+    use: short trainings need no such noise.
 
     Gives `logits` (batch, places, labels), `boxes` (batch, places, 4) in pixels of the square, and `embedding`
     (batch, channels), the mean of the coarsest features. The places are those of `places`.
@@ -86,7 +87,7 @@ class Detector(nn.Module):
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for module in self.encoder.modules():
-            if isinstance(module, NORMS):
+            if isinstance(module, (*NORMS, nn.Dropout)):
                 module.eval()
         return self
 

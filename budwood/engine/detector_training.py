@@ -23,7 +23,7 @@ from budwood.engine.train import Plan, Trained, train
 __all__ = ["Features", "Pictures", "fit_detector", "freeze"]
 
 CACHED_BYTES = 2 << 30
-"""Of decoded squares that are kept in memory; images beyond that are decoded each time."""
+"""Of decoded squares, and of features, that are kept in memory; what is beyond is computed each time."""
 EVALUATIONS = 10
 PLAIN_SHARE = 0.1
 """Share of the training at its end without mosaics."""
@@ -164,12 +164,16 @@ def freeze(model: Any, *, everything: bool) -> None:
 
 
 class Features:
-    """What a frozen backbone makes of each image, as it is and mirrored, in half precision."""
+    """What a frozen backbone makes of each image, as it is and mirrored, in half precision; kept while there is room.
+
+    Nothing of the backbone is left to chance meanwhile, whatever the model's mode.
+    """
 
     def __init__(self, model: Any, pictures: Pictures, flip: bool) -> None:
         self.pictures, self.model = pictures, model
         self.views = (False, True) if flip else (False,)
         self.kept: dict[tuple[int, bool], list[Tensor]] = {}
+        self.room = CACHED_BYTES
 
     def batch(self, numbers: Sequence[int], random: np.random.Generator) -> tuple[list[Tensor], list[Targets]]:
         """Features of each level for these images, and their targets."""
@@ -186,9 +190,15 @@ class Features:
         return Scene(scene.pixels[:, ::-1], boxes + np.asarray([size, 0, size, 0], np.float32), scene.labels)
 
     def features(self, number: int, mirrored: bool) -> list[Tensor]:
-        if (number, mirrored) not in self.kept:
-            values, _ = self.pictures.batch([self.scene(number, mirrored)])
-            with torch.inference_mode():
-                maps = self.model.features(values)
-            self.kept[number, mirrored] = [level[0].half() for level in maps]
-        return self.kept[number, mirrored]
+        if (number, mirrored) in self.kept:
+            return self.kept[number, mirrored]
+        values, _ = self.pictures.batch([self.scene(number, mirrored)])
+        training = self.model.training
+        self.model.eval()
+        with torch.inference_mode():
+            found = [level[0].half() for level in self.model.features(values)]
+        self.model.train(training)
+        if self.room > 0:
+            self.kept[number, mirrored] = found
+            self.room -= sum(level.nbytes for level in found)
+        return found

@@ -3,6 +3,7 @@
 import json
 import signal
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ pytest.importorskip("pycocotools")
 
 from budwood.core import registry
 from budwood.core.bundle import Bundle
+from budwood.core.dataset import Dataset
 from budwood.core.errors import BundleError, StepError
 from budwood.core.recipe import Recipe
 from budwood.core.step import Context
@@ -78,6 +80,7 @@ def test_a_backbone_learns_to_find_objects(learnt: Bundle, home: Path) -> None:
     assert found.metrics["ap50"] > 0.5, "rectangles on grey are easy"
     assert {"ap", "precision", "recall", "ap50 dark", "ap50 light"} <= set(found.metrics)
     assert 0.0 < learnt.manifest.calibration["threshold"] < 1.0
+    assert learnt.manifest.report["self_test"]["ap50"] > 0.3, "the later steps tell of it too"
     assert found.value == pytest.approx(float(found.per_row.mean()))
 
 
@@ -130,6 +133,15 @@ def test_an_interrupted_training_ends_with_the_same_weights(home: Path, tmp_path
     cut, whole = learn(tmp_path / "cut"), learn(tmp_path / "whole")
     assert cut.keys() == whole.keys()
     assert all(np.array_equal(cut[name], whole[name]) for name in whole)
+
+
+def test_a_frozen_backbone_sees_the_same_whatever_the_mode(learnt: Bundle) -> None:
+    import torch
+
+    model = ObjectDetection(("dark", "light"), image_size=SIZE).build(learnt.path)
+    values = torch.rand(1, 3, SIZE, SIZE)
+    calm, busy = (model.train(mode).features(values) for mode in (False, True))
+    assert all(torch.equal(one, other) for one, other in zip(calm, busy, strict=True))
 
 
 def test_a_model_is_a_base_for_other_labels(learnt: Bundle, home: Path, tmp_path: Path) -> None:
@@ -203,3 +215,15 @@ def test_a_detector_of_transformers_sees_what_its_image_processor_gives(tmp_path
         processor = AutoImageProcessor.from_pretrained(each, backend="pil")
         expected = processor(image, return_tensors="np")["pixel_values"]
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_without_objects_in_validation_the_last_weights_are_kept_and_it_is_said(home: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    made = context(home, tmp_path)
+    empty = Dataset(tuple({**row, "label": []} for row in made.splits.validation.rows))
+    splits = replace(made.splits, validation=empty)
+    made = replace(made, splits=splits, progress=lambda what, done, total, note: said.append(note))
+    parent = base(scenes.backbone(tmp_path / "backbone"), tmp_path)
+    found = Recipe((Detector(images=16, self_test=False),)).run(parent, made, tmp_path / "cache").manifest
+    assert (found.report["history"], found.calibration) == ([], {})
+    assert any("no validation image has an object" in note for note in said)

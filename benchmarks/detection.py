@@ -58,8 +58,9 @@ def adapt(out: Path, data: Path, seed: int, extra: Sequence[str]) -> dict[str, A
     found: dict[str, Any] = json.loads(done.stdout)
     manifest = json.loads((store / "bench" / "1" / "bundle.json").read_text(encoding="utf-8"))
     found["image_size"] = manifest["task"]["image_size"]
-    found["threshold"] = manifest["calibration"]["threshold"]
-    found["history"] = manifest["report"].get("history")
+    found["threshold"] = manifest["calibration"].get("threshold")
+    for fact in ("history", "self_test"):
+        found[fact] = manifest["report"].get(fact)
     return found
 
 
@@ -98,7 +99,7 @@ def main() -> None:
         for number in [int(seed)] if seed else seeds:
             with tempfile.TemporaryDirectory() as folder:
                 facts = job(given.data, Path(folder), number, extra)
-            kept = {key: facts[key] for key in (*FACTS, *COSTS, "image_size", "threshold", "history")}
+            kept = {key: facts[key] for key in (*FACTS, *COSTS, "image_size", "threshold", "history", "self_test")}
             run = {"seed": number, "options": " ".join(extra)} | kept
             print(name, json.dumps(run), flush=True)
             add(name, run)

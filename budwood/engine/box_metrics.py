@@ -5,6 +5,7 @@ Average precision is the COCO one: 101 points of recall, at most 100 objects an 
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,13 +21,15 @@ __all__ = ["Precision", "average_precision", "best_threshold", "f1_scores", "sha
 
 Objects = Sequence[Mapping[str, Any]]
 MOST_RESAMPLES, LEAST_RESAMPLES = 1000, 50
+LEAST_IMAGES = 10
+"""Fewer say too little of other images for an interval."""
 RESAMPLED = 200_000
 """Images times labels that are counted anew in all resamples together, which bounds the time to about a second."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Average precisions in [0, 1], as means over the labels that are there."""
+    """Average precisions in [0, 1], as means over the labels that are there; nan where there is no true object."""
 
     ap: float
     """At overlaps from 0.5 to 0.95."""
@@ -38,25 +41,27 @@ class Precision:
     counts: Mapping[str, int]
     """True objects of each label, crowds left out."""
     intervals: Mapping[str, tuple[float, float]]
-    """95 % intervals of `ap50` and, by name, of `ap50 LABEL`; images resampled."""
+    """95 % intervals of `ap50` and, by name, of `ap50 LABEL`; images resampled. None of fewer than 10 images, nor where
+    all resamples agree."""
 
 
 def average_precision(
     labels: Sequence[str], found: Sequence[Objects], truth: Sequence[Objects], *, intervals: bool = False
 ) -> Precision:
     """Measure the objects found in each image against the true ones. Both are `{"label", "box"}`, found ones with
-    `"score"`, true ones perhaps with `"crowd"`.
+    `"score"`, true ones perhaps with `"crowd"`. True objects of other labels than `labels` are never found: AP 0.
 
     Raises:
         MissingExtraError: pycocotools is not installed.
     """
+    labels = [*labels, *sorted({item["label"] for objects in truth for item in objects} - set(labels))]
     evaluation = evaluated(labels, found, truth)
     if evaluation is None:
-        return Precision(0.0, 0.0, {}, {}, {}, {})
+        return Precision(math.nan, math.nan, {}, {}, {}, {})
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     known = [number for number in range(len(labels)) if (precision[:, :, number] > -1).all()]
     if not known:
-        return Precision(0.0, 0.0, {}, {}, {}, {})
+        return Precision(math.nan, math.nan, {}, {}, {}, {})
     counts = {labels[i]: sum(o["label"] == labels[i] and not o.get("crowd") for t in truth for o in t) for i in known}
     by_label = {labels[i]: float(precision[0, :, i].mean()) for i in known}
     return Precision(
@@ -65,7 +70,7 @@ def average_precision(
         by_label=by_label,
         curves={labels[i]: np.asarray(precision[0, :, i], np.float64) for i in known},
         counts=counts,
-        intervals=resampled(evaluation, labels, len(truth)) if intervals else {},
+        intervals=resampled(evaluation, labels, len(truth)) if intervals and len(truth) >= LEAST_IMAGES else {},
     )
 
 
@@ -133,7 +138,7 @@ def resampled(evaluation: Any, labels: Sequence[str], n_images: int) -> dict[str
         *((f"ap50 {label}", table[:, i]) for i, label in enumerate(labels)),
     ):
         known = values[np.isfinite(values)]
-        if len(known):
+        if len(known) and np.ptp(known) > 1e-9:
             low, high = np.quantile(known, (0.025, 0.975))
             result[name] = (float(low), float(high))
     return result

@@ -14,6 +14,8 @@ __all__ = ["box_splits", "fitting_size"]
 
 LOOKED_AT = 200
 """Images whose size is looked up."""
+NOTHING = "(none)"
+"""What images without objects are split by where the others all have the same label, so that each part gets some."""
 SMALL_SHARE = 0.1
 LEAST_SIDE = 16.0
 """Pixels, two places of the finest map, that all but the smallest tenth of the objects must have on their side."""
@@ -25,8 +27,8 @@ def box_splits(dataset: Dataset, *, test: Dataset | None, seed: int) -> Splits:
     The rules are those of all tasks: given splits and groups are kept, and equal images are never on two sides.
     """
     rows = [*dataset.rows, *(test.rows if test is not None else ())]
-    several = len({item["label"] for row in rows for item in row["label"]}) > 1
-    stand_ins = [stand_in(row, number, with_labels=several) for number, row in enumerate(rows)]
+    classes = {name for row in dataset for name in labels_in(row)}
+    stand_ins = [stand_in(row, number, with_labels=len(classes) > 1) for number, row in enumerate(rows)]
     own = Dataset(tuple(stand_ins[: len(dataset)]), dataset.sources)
     held = None if test is None else Dataset(tuple(stand_ins[len(dataset) :]), test.sources)
     made = make_splits(own, test=held, seed=seed)
@@ -37,10 +39,13 @@ def box_splits(dataset: Dataset, *, test: Dataset | None, seed: int) -> Splits:
 
 
 def stand_in(row: Row, number: int, *, with_labels: bool) -> Row:
-    """The row with the names of its labels in place of its boxes; with none of them where all have the same."""
-    names = sorted({str(item["label"]) for item in row["label"]})
+    """The row with what it is split by in place of its boxes; with nothing where that is the same for all."""
     kept = {name: row[name] for name in ("image", "sha256", "split", "group") if name in row}
-    return {**kept, "number": number, **({"label": names} if with_labels else {})}
+    return {**kept, "number": number, **({"label": labels_in(row)} if with_labels else {})}
+
+
+def labels_in(row: Row) -> list[str]:
+    return sorted({str(item["label"]) for item in row["label"]}) or [NOTHING]
 
 
 def fitting_size(rows: Sequence[Row], sizes: Sequence[int]) -> int:

@@ -28,6 +28,11 @@ class Judge:
         found = [answer["candidates"] for answer in self.answers(model, rows)]
         return average_precision(self.task.labels, found, [row["label"] for row in rows])
 
+    @staticmethod
+    def can_tell(rows: Sequence[Row]) -> bool:
+        """Whether there is an object by which weights and thresholds could be told apart."""
+        return any(not item.get("crowd") for row in rows for item in row["label"])
+
     def quality(self, model: Any, rows: Sequence[Row]) -> float:
         """What the best weights are chosen by: AP from 0.5 to 0.95."""
         return self.precision(model, rows).ap

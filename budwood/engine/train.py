@@ -201,7 +201,7 @@ class Run:
         score = self.evaluate(self.model)
         best = max((value for _, value in self.history), default=-math.inf)
         self.history.append((self.step, score))
-        if score > best:
+        if score > best or score == best == 0:  # while nothing is right yet, later weights are the better guess
             self.best = {name: item.detach().clone() for name, item in self.model.state_dict().items()}
         self.swap()
         since = len(self.history) - 1 - max(range(len(self.history)), key=lambda i: (self.history[i][1], -i))

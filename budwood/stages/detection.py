@@ -63,8 +63,8 @@ def learn(bench: Bench, splits: Splits) -> Learned:
 
 def decide(head: Bundle, full: Bundle, splits: Splits, *, asked: str) -> tuple[str, str]:
     """The method with the better average precision on the validation images, and why; what was asked for is kept."""
-    if not splits.validation.rows:
-        return "full", "there are no validation images to choose by"
+    if not any(not item.get("crowd") for row in splits.validation.rows for item in row["label"]):
+        return "full", "there are no objects in validation images to choose by"
     first, second = (scored(bundle, splits.validation.rows).metrics[AP] for bundle in (head, full))
     facts = f"AP50:95 {second:.3f} against {first:.3f} of the head alone on {len(splits.validation)} held-out images"
     if second > first:

@@ -11,6 +11,7 @@ from budwood.core.errors import BundleError
 from budwood.engine.box_frame import Frame, FrameDecoder, as_shown
 from budwood.engine.box_splits import box_splits, fitting_size
 from budwood.engine.boxes import iou, match, suppress
+from budwood.tasks.object_detection import ObjectDetection
 
 PLAIN = ((1 / 255,) * 3, (0.0,) * 3)
 
@@ -55,12 +56,30 @@ def test_average_precision_of_a_perfect_and_a_blind_model():
     sure = [[{**item, "score": 0.9} for item in objects] for objects in truth]
     perfect = average_precision(("dark", "light"), sure, truth, intervals=True)
     assert (perfect.ap, perfect.ap50) == pytest.approx((1.0, 1.0))
-    assert set(perfect.intervals) == {"ap50", "ap50 dark", "ap50 light"}
-    assert perfect.intervals["ap50"] == pytest.approx((1.0, 1.0))
+    assert not perfect.intervals, "resamples that all agree bound nothing"
     assert sum(perfect.counts.values()) == sum(map(len, truth))
     blind = average_precision(("dark", "light"), [[] for _ in truth], truth, intervals=True)
-    assert (blind.ap, blind.ap50, blind.intervals["ap50"]) == (0.0, 0.0, (0.0, 0.0))
-    assert average_precision(("dark",), [[]], [[]]).ap50 == 0.0
+    assert (blind.ap, blind.ap50, blind.intervals) == (0.0, 0.0, {})
+    half = [objects if number % 2 else [] for number, objects in enumerate(sure)]
+    spans = average_precision(("dark", "light"), half, truth, intervals=True).intervals
+    assert set(spans) == {"ap50", "ap50 dark", "ap50 light"}
+    assert not average_precision(("dark", "light"), half[:9], truth[:9], intervals=True).intervals, "too few images"
+
+
+def test_average_precision_is_unknown_without_objects_and_zero_for_labels_that_were_not_learnt():
+    pytest.importorskip("pycocotools")
+    from budwood.engine.box_metrics import average_precision
+
+    nothing = average_precision(("a",), [[thing("a", 0, 0, 9, 9, score=0.9)]], [[]])
+    assert np.isnan([nothing.ap, nothing.ap50]).all()
+    assert np.isnan(average_precision(("a",), [[]], [[thing("a", 0, 0, 9, 9, crowd=True)]]).ap)
+    truth = [[thing("a", 0, 0, 9, 9), thing("b", 20, 0, 29, 9)]] * 3
+    half = average_precision(("a",), [[{**truth[0][0], "score": 0.9}]] * 3, truth)
+    assert (half.ap50, half.by_label) == (pytest.approx(0.5), {"a": pytest.approx(1.0), "b": 0.0})
+    task = ObjectDetection(("a",))
+    found = [{"objects": [{**truth[0][0], "score": 0.9}]}]
+    assert task.metrics(found, [{"label": truth[0]}])["ap50 b"] == 0.0
+    assert task.metrics(found, [{"label": []}]) == {"precision": 0.0}
 
 
 def test_intervals_hold_the_value_and_half_the_boxes_give_half_the_precision():
@@ -138,6 +157,21 @@ def test_one_label_and_no_objects_are_enough_to_split():
     rows = [{"image": f"{n}.jpg", "sha256": f"{n:04}", "label": [thing("a", 0, 0, 9, 9)] * (n % 2)} for n in range(20)]
     made = box_splits(Dataset(tuple(rows)), test=None, seed=0)
     assert all(len(part) for part in (made.train, made.validation, made.test))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_each_part_gets_images_with_the_one_label_and_without(seed):
+    rows = [{"image": f"{n}.jpg", "sha256": f"{n:04}", "label": [thing("a", 0, 0, 9, 9)] * (n < 6)} for n in range(40)]
+    made = box_splits(Dataset(tuple(rows)), test=None, seed=seed)
+    for part in (made.train, made.validation, made.test):
+        assert {bool(row["label"]) for row in part} == {True, False}
+
+
+def test_a_label_of_the_test_images_alone_stops_nothing():
+    rows = [{"image": f"{n}.jpg", "sha256": f"{n:04}", "label": [thing("a", 0, 0, 9, 9)]} for n in range(20)]
+    other = {"image": "b.jpg", "sha256": "b", "label": [thing("b", 0, 0, 9, 9)]}
+    made = box_splits(Dataset(tuple(rows[:-1])), test=Dataset((rows[-1], other)), seed=0)
+    assert len(made.test) == 2
 
 
 @pytest.mark.parametrize(("side", "size"), [(60, 320), (4, 416), (1, 640)])

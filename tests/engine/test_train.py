@@ -184,3 +184,10 @@ def test_the_schedule_warms_up_and_ends_near_zero() -> None:
     assert factors[0] == pytest.approx(0.1)
     assert max(factors) == factors[9] == 1.0
     assert factors[-1] < 0.001
+
+
+def test_while_nothing_is_right_the_last_weights_are_kept(tmp_path: Path) -> None:
+    trained, last = net(), net()
+    run(trained, tmp_path / "scored", AVERAGED, evaluate=lambda model: 0.0)
+    run(last, tmp_path / "last", AVERAGED, evaluate=None)
+    assert all(torch.equal(a, b) for a, b in zip(weights(trained), weights(last), strict=True))

@@ -46,9 +46,15 @@ class Detector(Step):
         judge = Judge(studied)
         if self.frozen and self.self_test:
             report["self_test"] = by_heart(studied.model, pictures, judge.ap50, context)
+        elif "self_test" in parent.manifest.report:
+            report["self_test"] = parent.manifest.report["self_test"]
         share = FROZEN_SHARE if self.frozen else 1 - FROZEN_SHARE
         limited = replace(context, seconds=None if context.seconds is None else SPARE * share * context.seconds)
         held = studied.splits.validation.rows
+        if not judge.can_tell(held):
+            why = "no validation image has an object: the last weights are kept, and the usual threshold"
+            context.progress("choosing", 0, 0, why)
+            held = ()
         recipe = studied.model.recipe(len(pictures), frozen=self.frozen)
         given = {"rate": self.rate, "head_rate": self.head_rate, "images": self.images}
         trained = fit_detector(

@@ -30,11 +30,11 @@ START = 4.0
 
 
 class Detector(nn.Module):
-    """Input: float32 of shape (batch, 3, size, size). BatchNorm and dropout of the backbone stay as in
-    use: short trainings need no such noise.
+    """Input: float32 of shape (batch, 3, size, size).
 
     Gives `logits` (batch, places, labels), `boxes` (batch, places, 4) in pixels of the square, and `embedding`
-    (batch, channels), the mean of the coarsest features. The places are those of `places`.
+    (batch, channels), the mean of the coarsest features. The places are those of `places`. In training, BatchNorm and
+    dropout of the backbone stay as in use: what short trainings need least is noise.
     """
 
     centres: Tensor

@@ -13,7 +13,7 @@ from typing import Any
 from budwood.core import registry
 from budwood.core.bundle import digest
 from budwood.core.commit import remove_folder
-from budwood.core.dataset import ReadOptions, Splits
+from budwood.core.dataset import Dataset, ReadOptions, Splits
 from budwood.core.errors import DataError
 from budwood.core.step import Progress, check_minutes, check_seed
 from budwood.core.store import Entry, Store, check_name
@@ -132,7 +132,20 @@ def plan_task(job: Job, kind: type[Task], splits: Splits, store: Store) -> tuple
             where=", ".join(splits.test.sources),
             fix="make the label columns alike",
         )
+    if task.head != "classes":  # a class that only test rows have is a wrong answer; what is no number is none
+        refuse_unknown(task, splits.test)
     return task, stored_base(job.base, store) or find_base(job.base, kind.default_base, store.work("bases"), kind.name)
+
+
+def refuse_unknown(task: Task, rows: Dataset) -> None:
+    """Raise DataError, before any work, when a test row has a label that cannot be compared with an answer."""
+    for row in rows:
+        try:
+            task.targets([row])
+        except DataError as error:
+            source = row[task.inputs[0]]
+            named = source if isinstance(source, str) else "one of them"
+            raise DataError(error.cause, where=f"the test rows: {named}", fix=error.fix) from error
 
 
 def stored_base(base: str, store: Store) -> Found | None:

@@ -37,8 +37,12 @@ The table itself is held: all its inputs are read and checked before the first a
 
 def evaluate_model(entry: Entry, data: Path | str, target: str | None, input: str | None, store: Store) -> Evaluated:
     dataset = scored_rows(entry, data, target, input)
+    known_labels(task_of(entry.bundle), dataset)
+    known = [row for row in dataset if fits(task_of(entry.bundle), row)]
+    unknown = len(dataset) - len(known)
+    if task_of(entry.bundle).head != "classes":  # an unknown class is a wrong answer; what is no number is none
+        dataset = Dataset(tuple(known), dataset.sources)
     scores = score_on(entry, dataset)
-    unknown = len(dataset) - sum(fits(task_of(entry.bundle), row) for row in dataset)
     seen = rows_seen(entry, dataset, store)
     metrics = {
         **scores.metrics,

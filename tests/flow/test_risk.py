@@ -182,13 +182,28 @@ def test_evaluate_repeats_what_adapt_measured(times: Adapted, home: Path) -> Non
     assert found.metric == "1-brier"
 
 
+def test_rows_that_say_neither_are_left_out_of_an_evaluation_and_counted(
+    risks: Adapted, home: Path, tmp_path: Path
+) -> None:
+    labels = ["yes", "no", "maybe"] * 5
+    lines = []
+    for number, label in enumerate(labels):
+        (tmp_path / f"{number}.png").write_bytes((home / "lungs" / f"{number}.png").read_bytes())
+        lines.append(f"{number}.png,{label}")
+    (tmp_path / "table.csv").write_text("\n".join(["image,ill", *lines]) + "\n")
+    found = flow.evaluate("lungs", tmp_path, store=home / "models")
+    assert (found.n, found.metrics["rows_with_unknown_label"]) == (10, 5)
+
+
 @pytest.mark.parametrize(
     ("options", "flag"),
     [
         ({"bins": "0.5,0.1"}, "--bins"),
         ({"bins": "2"}, "--bins"),
         ({"dropout": 0.5}, "--dropout"),
+        ({"dropout": 0}, "--dropout"),
         ({"hidden": 1}, "--hidden"),
+        ({"hidden": 0}, "--hidden"),
         ({"horizon": 5}, "--horizon"),
         ({"positive": "maybe"}, "--positive"),
         ({"colour": 1}, "--colour"),

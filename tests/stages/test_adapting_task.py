@@ -63,3 +63,15 @@ def test_folders_called_by_numbers_are_classes(tmp_path: Path, monkeypatch: pyte
             place.mkdir(parents=True, exist_ok=True)
             pictures.scene("light", 10 * digit + number).save(place / f"{number}.png")
     assert planned(monkeypatch, job(tmp_path / "digits"), tmp_path).name == "image_classification"
+
+
+@pytest.mark.parametrize(("labels", "odd"), [(["yes", "no"], "maybe"), (["yes", "no"], "7")])
+def test_a_label_that_only_the_test_rows_have_is_named_by_its_image_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[str], odd: str
+) -> None:
+    data = table(tmp_path / "data", labels * 20)
+    test = table(tmp_path / "test", [*labels * 3, odd])
+    with pytest.raises(DataError, match=f"'{odd}' is unknown") as caught:
+        planned(monkeypatch, job(data, test=test, task="image_regression"), tmp_path)
+    assert caught.value.where == f"the test rows: {tmp_path / 'test' / 'table-6.png'}"
+    assert caught.value.fix == "known labels: no, yes"

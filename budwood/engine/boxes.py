@@ -31,19 +31,21 @@ def iou(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(shared / np.maximum(union, 1e-9))
 
 
-def suppress(boxes: NDArray[Any], scores: NDArray[Any], classes: NDArray[Any], limit: float) -> NDArray[np.int64]:
+def suppress(
+    boxes: NDArray[Any], scores: NDArray[Any], classes: NDArray[Any], limit: float, most: int | None = None
+) -> NDArray[np.int64]:
     """The boxes that stay, the highest score first: none overlaps a better one of its class by more than `limit`.
 
-    Greedy non-maximum suppression.
+    Greedy non-maximum suppression; `most` boxes are enough.
     """
     order = np.argsort(-scores, kind="stable")
-    overlaps = iou(boxes[order], boxes[order]) > limit
-    overlaps &= classes[order][:, None] == classes[order][None]
-    alive = np.ones(len(order), bool)
-    for place in range(len(order)):
-        if alive[place]:
-            alive[place + 1 :] &= ~overlaps[place, place + 1 :]
-    return np.asarray(order[alive], np.int64)
+    kept: list[int] = []
+    while len(order) and (most is None or len(kept) < most):
+        best, order = order[0], order[1:]
+        kept.append(int(best))
+        near = (classes[order] == classes[best]) & (iou(boxes[best][None], boxes[order])[0] > limit)
+        order = order[~near]
+    return np.asarray(kept, np.int64)
 
 
 class Matched(NamedTuple):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from budwood.core.dataset import Dataset
 from budwood.core.errors import BundleError
+from budwood.engine.box_answers import candidates, highest, objects_of
 from budwood.engine.box_frame import Frame, FrameDecoder, as_shown
 from budwood.engine.box_splits import box_splits, fitting_size
 from budwood.engine.boxes import iou, match, suppress
@@ -30,6 +31,25 @@ def test_suppression_keeps_the_best_of_each_label():
     boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [1, 0, 11, 10], [50, 50, 60, 60]], float)
     kept = suppress(boxes, np.array([0.8, 0.9, 0.7, 0.1]), np.array([0, 0, 1, 0]), 0.5)
     assert kept.tolist() == [1, 2, 3]
+
+
+def test_a_hundred_objects_beside_each_other_are_all_found():
+    random, sides = np.random.default_rng(0), np.array([0, 0, 24, 24])
+    true = np.array([[32 * x, 32 * y] * 2 for x in range(10) for y in range(10)], float) + sides
+    boxes = np.repeat(true, 14, axis=0)  # as many places as a detector of our own gives an object
+    sure = np.repeat(random.uniform(-1, 2, len(true)), 14)
+    logits = np.concatenate([sure + random.normal(0, 0.1, len(sure)), np.full(1000, -7.0)])
+    boxes = np.concatenate([boxes, np.tile([0.0, 0.0, 9.0, 9.0], (1000, 1))])
+    laid = np.array([[1, 1, 0, 0, 320, 320]], float)
+    found = candidates({"logits": logits[None, :, None], "boxes": boxes[None]}, laid)
+    assert len(objects_of(found["found"][0], ["a"])) == 100
+    np.testing.assert_allclose(found["logits"][0, :64], np.sort(logits)[::-1][:64], rtol=1e-6)
+
+
+def test_the_highest_values_are_those_of_a_stable_sort():
+    values = np.random.default_rng(0).integers(0, 50, 5000).astype(np.float32)
+    for count in (1, 100, 4999, 9000):
+        assert highest(values, count).tolist() == np.argsort(-values, kind="stable")[:count].tolist()
 
 
 def test_a_match_needs_label_and_overlap_and_each_object_is_found_once():

@@ -43,6 +43,8 @@ NAMES = {
     "average_precision": "Average precision",
     "brier": "Brier score",
     "ece": "Calibration error",
+    "1-brier": "1 − Brier score",
+    "1-nmae": "1 − error by range",
     "c_index": "C index",
     "r2": "R²",
     "spearman": "Rank correlation",

@@ -29,6 +29,7 @@ from budwood.engine.risk_labels import (
     numbers_of,
     outcomes_of,
     skewed,
+    spread_of,
     time_columns,
 )
 from budwood.engine.risk_metrics import event_metrics, number_metrics, stratum_of, time_metrics
@@ -186,7 +187,7 @@ class ImageRegression(ImageTask):
             numbers = numbers_of(rows)
             log = skewed(numbers)
             plain = np.log(numbers) if log else numbers
-            span, spread = (float(numbers.min()), float(numbers.max())), float(plain.std())
+            span, spread = (float(numbers.min()), float(numbers.max())), spread_of(plain)
             return cls(kind, span, log, float(plain.mean()), spread, image_size=size)
         if kind == RISK:
             outcomes = outcomes_of([row["label"] for row in rows])
@@ -286,6 +287,8 @@ class ImageRegression(ImageTask):
             return None
         times, events = self.times(rows)
         known = (times >= self.horizon) | (events > 0)
+        if not known.any():
+            return None
         pairs = np.stack([[answer["value"] for answer in answers], (times <= self.horizon) & (events > 0)], axis=1)
         return np.asarray(pairs[known], np.float64)
 
@@ -326,7 +329,11 @@ class ImageRegression(ImageTask):
         self.save_size(folder)
 
     def loss(self, outputs: Any, targets: Any) -> Any:
-        """Squared error, or cross-entropy in which both outcomes weigh alike, up to ten times the rarer one."""
+        """Squared error, or cross-entropy in which both outcomes weigh alike, up to ten times the rarer one.
+
+        The weight's own shift is added to the logits first, so that these stay honest for the shares of the rows
+        (logit adjustment: Menon et al. 2021, arXiv:2007.07314).
+        """
         import torch
         from torch.nn import functional
 
@@ -336,9 +343,8 @@ class ImageRegression(ImageTask):
         weight = 1.0 if self.kind == SURVIVAL else (1 - self.share) / max(self.share, 1e-9)
         heavier = torch.tensor(min(max(weight, 1 / HEAVIEST), HEAVIEST))
         filled = torch.where(known, targets, torch.zeros_like(targets))
-        each = functional.binary_cross_entropy_with_logits(
-            outputs["logits"], filled, reduction="none", pos_weight=heavier
-        )
+        shifted = outputs["logits"] + heavier.log()
+        each = functional.binary_cross_entropy_with_logits(shifted, filled, reduction="none", pos_weight=heavier)
         return (each * known).sum() / known.sum().clamp(min=1)
 
     @classmethod

@@ -8,7 +8,7 @@ import numpy as np
 import pictures
 import pytest
 
-from budwood.core.errors import BundleError, DataError
+from budwood.core.errors import BundleError, DataError, UsageError
 from budwood.engine.images import plain_png
 from budwood.tasks.image_regression import ImageRegression
 
@@ -114,6 +114,19 @@ def test_a_risk_is_scored_by_its_squared_error():
     assert chances.tolist() == [[0.75, 1.0], [0.75, 0.0]]
 
 
+def test_times_of_which_none_is_known_at_the_horizon_give_no_chances():
+    labels = rows([{"days": "3", "died": "no"}] * 2)
+    answers = TIME.decode({"logits": np.zeros((2, len(TIME.periods)), np.float32)}, {}, 3)
+    assert TIME.chances(answers, labels) is None
+    assert "brier" not in TIME.metrics(answers, labels)
+
+
+@pytest.mark.parametrize("edges", ["nan", "inf", "1,inf", "-inf,3", "", "1,1"])
+def test_bins_end_at_rising_finite_numbers(edges: str):
+    with pytest.raises(UsageError, match="rising numbers"):
+        NUMBER.with_options({"bins": edges})
+
+
 def test_a_label_that_is_not_known_is_named():
     for task, label in ((NUMBER, "dear"), (RISK, "perhaps"), (TIME, "12")):
         with pytest.raises(DataError):
@@ -175,3 +188,21 @@ def test_a_hidden_layer_starts_where_the_linear_head_ended(tmp_path):
         fresh = load_regressor(tmp_path / "saved", ("a", "b"))(pixels)["logits"]
     assert fresh.shape == (6, 2)
     assert not fresh.any(), "made for others, so it begins anew"
+
+
+def test_weighted_outcomes_leave_the_risk_honest():
+    torch = pytest.importorskip("torch")
+    labels = rows(["yes"] * 10 + ["no"] * 70)
+    task = ImageRegression.from_rows(labels)
+    targets = torch.from_numpy(task.targets(labels))
+    logit = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logit], max_iter=100)
+
+    def step():
+        optimizer.zero_grad()
+        loss = task.loss({"logits": logit.expand(80, 1)}, targets)
+        loss.backward()
+        return loss
+
+    optimizer.step(step)
+    assert float(torch.sigmoid(logit.detach())) == pytest.approx(10 / 80, abs=1e-3)

@@ -1,5 +1,6 @@
 """Flags that several verbs share, declared once: what they are called and what `--help` says of them."""
 
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,7 @@ __all__ = [
     "Unlabelled",
     "choices",
     "task_options",
+    "typed_flags",
 ]
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="name, name:version, name@alias or a folder.")]
@@ -120,8 +122,20 @@ def choices(folder: str) -> str:
 def task_options(context: typer.Context) -> dict[str, Any]:
     """What a task should know of the data beside its columns; nothing where no flag is given."""
     given = {name: context.params[name] for name in ("rotate", "image_size", *NUMBER_FLAGS)}
-    known = {name: value for name, value in given.items() if value not in (None, False)}
+    known = {name: value for name, value in given.items() if value is not None and value is not False}
     return {"flip": False, **known} if context.params["no_flip"] else known
+
+
+def typed_flags(context: typer.Context, *without: str) -> str:
+    """The options that were typed, but for those named, as they may be typed again; each after a space."""
+    found = ""
+    for parameter in context.command.params:
+        name, value = str(parameter.name), context.params.get(str(parameter.name))
+        source = context.get_parameter_source(name)
+        if parameter.param_type_name != "option" or name in without or source is None or source.name != "COMMANDLINE":
+            continue
+        found += f" {parameter.opts[0]}" + ("" if value is True else f" {shlex.quote(str(value))}")
+    return found
 
 
 NUMBER_FLAGS = ("bins", "hidden", "dropout", "horizon", "positive")

@@ -1,7 +1,7 @@
 """`budwood plan`: what `adapt` would do and cost, and what more labels would bring."""
 
+import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +29,7 @@ from budwood.cli.options import (
     Task,
     Test,
     task_options,
+    typed_flags,
 )
 from budwood.cli.progress import duration
 from budwood.cli.screen import Screen, points
@@ -92,10 +93,10 @@ def plan(
         if json:
             screen.data(result.to_json())
         else:
-            show(screen, result, data)
+            show(screen, result, f"budwood adapt {shlex.quote(str(data))}{typed_flags(context, 'json')}")
 
 
-def show(screen: Screen, result: "Planned", data: Path) -> None:
+def show(screen: Screen, result: "Planned", next_command: str) -> None:
     """The choices, the time of each stage, and the learning curve."""
     rows = ", ".join(f"{count:,} {split}" for split, count in result.rows.items())
     screen.line(f"task      {result.task}; rows: {rows}")
@@ -110,7 +111,7 @@ def show(screen: Screen, result: "Planned", data: Path) -> None:
     screen.line(f"energy    {result.energy_wh:.2f} Wh, {result.co2_g:.2f} g of CO2 ({result.energy_method})")
     for line in curve_lines(result.curve):
         screen.line(line)
-    screen.next(f"budwood adapt {data}")
+    screen.next(next_command)
 
 
 def curve_lines(curve: "Mapping[str, Any] | None") -> list[str]:

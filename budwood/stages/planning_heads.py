@@ -35,6 +35,8 @@ def foresee(survey: Survey) -> Foreseen:
     fixed = timed(lambda: rehearse(base, task, splits, survey.folder, job.seed))
     probe = Probe(base, task, learnt, job.seed)
     stages = estimate(probe, choice.method, splits, fixed)
+    if task.head != "classes":  # the curve is one of accuracy
+        return Foreseen(choice.method, choice.why, n_parameters(base), stages)
     survey.say("learning curve", f"on {min(len(learnt), CURVE_ROWS):,} rows")
     curve = probe.curve(job.seed)
     return Foreseen(choice.method, choice.why, n_parameters(base), stages, curve)

@@ -7,7 +7,7 @@ import pytest
 from budwood import flow
 from budwood.engine.findings import Finding
 from budwood.engine.table import Place
-from budwood.stages.results import Diagnosed
+from budwood.stages.results import Diagnosed, Planned
 
 ADAPT_KEYS = (
     "name version id path task base method metric score ci n_train n_test baseline verdict seconds peak_memory_mb "
@@ -290,3 +290,25 @@ def test_doctor_without_data_looks_at_the_machine(run, fake):
     assert verb.arguments == (None,)
     assert "nothing is missing or broken" in ran.out
     assert "next: budwood doctor DATA" in ran.err
+
+
+def test_a_flag_of_value_0_is_passed_on(run, monkeypatch, adapted):
+    calls = []
+    monkeypatch.setattr(flow, "adapt", lambda data, **options: calls.append(options["options"]) or adapted)
+    run("adapt", "d", "--horizon", 0, "--dropout", 0, "--image-size", 0, "--hidden", 0)
+    run("adapt", "d", "--no-flip")
+    run("adapt", "d")
+    assert calls == [{"horizon": 0, "dropout": 0, "image_size": 0, "hidden": 0}, {"flip": False}, {}]
+
+
+def test_plan_names_the_same_adapt(run, monkeypatch):
+    def plan(data, **options):
+        return Planned(
+            "image_regression", "b", "apache-2.0", 9, "head", "few", {"train": 9}, 1.0, 1.0, True, {"head": 1.0}, 9.0,
+            0.0, 0.0, "none", None, 1.0, 2,
+        )  # fmt: skip
+
+    monkeypatch.setattr(flow, "plan", plan)
+    line = run("plan", "my hearts", "--target", "days,died", "--no-flip", "--horizon", 200).err
+    assert "next: budwood adapt 'my hearts' --target days,died --no-flip --horizon 200" in line
+    assert run("plan", "d").err.rstrip().endswith("budwood adapt d")

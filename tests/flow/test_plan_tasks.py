@@ -146,3 +146,12 @@ def test_a_way_to_learn_without_a_probe_is_refused(monkeypatch: pytest.MonkeyPat
     with pytest.raises(UsageError, match="plan cannot foresee what text_classification takes") as caught:
         planning.foresight(task, job)
     assert "--max-minutes" in caught.value.fix
+
+
+def test_a_plan_for_numbers_has_no_curve_of_accuracy(tmp_path: Path) -> None:
+    pictures.base(tmp_path / "base", "resnet")
+    data = pictures.greys(tmp_path / "greys", 100)
+    planned = flow.plan(data, target="bright", base=str(tmp_path / "base"), method="full", store=tmp_path / "models")
+    assert (planned.task, planned.method, planned.curve) == ("image_regression", "full", None)
+    assert planned.stages["full"] > 0
+    assert curve_lines(planned.curve)[0].startswith("labels    no learning curve")

@@ -24,6 +24,7 @@ __all__ = [
     "numbers_of",
     "outcomes_of",
     "skewed",
+    "spread_of",
     "time_columns",
 ]
 
@@ -38,10 +39,13 @@ ONCE = 0.1
 """Of whole numbers: the same, their share of the rows, and the share of them that only one row has."""
 MOSTLY_DIFFERENT = 0.5
 """Share of different values from which whole numbers are amounts, however few."""
+EXTREME = 1e30
+"""Numbers larger than this, or that differ by less than its inverse, have squares that floats cannot hold."""
 SKEWED = 1.0
 """Skewness from which a logarithm is tried; that of an exponential distribution is 2."""
 NO = frozenset({"0", "false", "no", "n", "negative", "alive", "censored", "-"})
 FIX = "name another column with --target"
+UNIT = "give the numbers in another unit, or mend that row"
 
 
 def kind_of(rows: Sequence[Row]) -> str:
@@ -108,6 +112,8 @@ def numbers_of(rows: Sequence[Row], field: str | None = None) -> NDArray[np.floa
         number = None if isinstance(value, list | tuple) else as_number(value)
         if number is None:
             raise DataError(f"label {value!r} is not a number", where=f"row {place + 1}", fix=FIX)
+        if abs(number) > EXTREME:
+            raise DataError(f"label {value!r} is too large to learn", where=f"row {place + 1}", fix=UNIT)
         found[place] = number
     return found
 
@@ -144,6 +150,14 @@ def time_columns(rows: Sequence[Row]) -> tuple[str, str]:
     )
 
 
+def spread_of(values: NDArray[np.float64]) -> float:
+    """The standard deviation. Raises DataError where it is too small to divide by."""
+    spread = float(values.std())
+    if spread * EXTREME < 1:
+        raise DataError("the numbers differ too little to be told apart", where="the label column", fix=UNIT)
+    return spread
+
+
 def skewed(values: NDArray[np.float64]) -> bool:
     """Whether a logarithm suits values: all are above 0, they lean far to the right, and their logarithms do not."""
     if len(values) < 20 or values.min() <= 0:
@@ -153,5 +167,6 @@ def skewed(values: NDArray[np.float64]) -> bool:
 
 
 def skewness(values: NDArray[np.float64]) -> float:
+    values = values / (np.abs(values).max() or 1.0)  # so that no square is beyond the range of floats
     spread = float(values.std())
     return float((((values - values.mean()) / spread) ** 3).mean()) if spread > 0 else 0.0

@@ -1,5 +1,6 @@
 """What a user may say of a regression beside the data, checked; and what is said back of how the labels were read."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -24,13 +25,13 @@ def checked(
     if "bins" in options:
         found["bins"] = edges_of(options["bins"], kind)
     hidden, dropout = options.get("hidden", 0), options.get("dropout", 0.0)
-    if type(hidden) is not int or hidden == 1 or not 0 <= hidden <= MOST_HIDDEN:
+    if "hidden" in options and (type(hidden) is not int or not 2 <= hidden <= MOST_HIDDEN):
         raise UsageError(
             f"a hidden layer has 2 to {MOST_HIDDEN:,} units, not {hidden!r}", where="--hidden", fix="--hidden 37"
         )
     if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise UsageError(f"dropout is a share below 1, not {dropout!r}", where="--dropout", fix="--dropout 0.5")
-    if dropout and not hidden:
+    if "dropout" in options and not hidden:
         raise UsageError("dropout belongs to a hidden layer", where="--dropout", fix="--hidden 37 --dropout 0.75")
     if "horizon" in options:
         found["horizon"] = horizon_of(options["horizon"], kind, periods)
@@ -45,7 +46,7 @@ def edges_of(value: Any, kind: str) -> tuple[float, ...]:
         edges = tuple(float(part) for part in parts)
     except (TypeError, ValueError):
         edges = ()
-    rising = all(low < high for low, high in pairwise(edges))
+    rising = all(low < high for low, high in pairwise(edges)) and all(map(math.isfinite, edges))
     inside = kind == NUMBER or all(0 < edge < 1 for edge in edges)
     if not 1 <= len(edges) < MOST_BINS or not rising or not inside:
         limits = "rising numbers" if kind == NUMBER else "rising shares between 0 and 1"

@@ -111,8 +111,11 @@ def check_classes(dataset: Dataset, classes_of: Classes) -> None:
 
 
 def labels_of(row: Row) -> list[str]:
-    """The labels of a row, whether it has one, a list or none."""
+    """The labels of a row, whether it has one, a list or none. Raises DataError where it has columns of them."""
     label = row.get("label", ())
+    if isinstance(label, Mapping):
+        columns = ", ".join(label)
+        raise DataError(f"classes stand in one column, and these are {columns}", where="--target", fix="name one")
     return list(label) if isinstance(label, list | tuple) else [label]
 
 

@@ -113,6 +113,12 @@ def read(job: Job, progress: Progress) -> tuple[Splits, type[Task]]:
     reading = read_dataset(job.data, *columns, task=job.task)
     test = None if job.test is None else read_dataset(job.test, *columns, task=job.task)
     kind = choosing.task_for(job.task, reading.dataset.rows)
+    if test is not None and not set(kind.inputs) <= set(test.dataset.rows[0]):
+        raise DataError(
+            f"{kind.name} learns from {', '.join(kind.inputs)}, which the test rows do not have",
+            where=f"--test {job.test}",
+            fix="give test rows of the same kind",
+        )
     tests = named_files(test) if test else ()
     options = ReadOptions(job.target, job.input, job.group, job.shots, tests, job.split)
     splits = choosing.split_rows(kind, reading.dataset, test.dataset if test else None, options, job.seed)

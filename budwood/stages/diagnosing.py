@@ -28,6 +28,7 @@ from budwood.stages.results import Diagnosed
 __all__ = ["diagnose_data"]
 
 WRITING = "text_generation"
+KINDS = ("image", "smiles", "text")
 
 
 def diagnose_data(
@@ -46,6 +47,7 @@ def diagnose_data(
         return of_boxes(boxes, Path(data), test, fix)
     reading = read(data, target, input)
     held = None if test is None else read(test, target, input)
+    refuse_other_kind(reading, held)
     if any("image" in row for row in reading.dataset.rows[:1]):
         return of_images(reading, held, fix)
     if not any("label" in row for row in reading.dataset.rows[:1]):
@@ -57,6 +59,19 @@ def diagnose_data(
         write_table(mended_molecules(reading, held) if molecules else mended_table(reading, findings), fix)
         fixed = Path(fix)
     return Diagnosed(findings, reading.notes, reading.facts, fixed)
+
+
+def refuse_other_kind(reading: Reading, held: Reading | None) -> None:
+    """Raise DataError when the test rows are of another kind than the others, such as images beside texts."""
+    kinds = [
+        [kind for kind in KINDS if kind in row] for found in (reading, held) if found for row in found.dataset.rows[:1]
+    ]
+    if held is not None and len(kinds) == 2 and kinds[0] != kinds[1]:
+        raise DataError(
+            f"the data have the field {kinds[0][0]}, and the test data {kinds[1][0]}",
+            where=f"--test: {', '.join(held.dataset.sources)}",
+            fix="give test rows of the same kind",
+        )
 
 
 def read(path: Path | str, target: str | None, input: str | None) -> Reading:

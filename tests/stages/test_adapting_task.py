@@ -7,6 +7,7 @@ import pictures
 import pytest
 from PIL import Image
 
+from budwood import flow
 from budwood.core.errors import DataError
 from budwood.core.store import Store
 from budwood.engine.bases import Found
@@ -75,3 +76,32 @@ def test_a_label_that_only_the_test_rows_have_is_named_by_its_image_before_any_w
         planned(monkeypatch, job(data, test=test, task="image_regression"), tmp_path)
     assert caught.value.where == f"the test rows: {tmp_path / 'test' / 'table-6.png'}"
     assert caught.value.fix == "known labels: no, yes"
+
+
+def test_test_rows_of_another_kind_are_refused(tmp_path: Path) -> None:
+    images = table(tmp_path / "images", ["yes", "no"] * 10)
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text,label\n" + "".join(f"a text of number {n},{'ab'[n % 2]}\n" for n in range(40)))
+    with pytest.raises(DataError, match="which the test rows do not have"):
+        adapting.read(job(texts, test=images), silent)
+    for data, test in ((texts, images), (images, texts)):
+        with pytest.raises(DataError, match="the data have the field"):
+            flow.doctor(data, test=test)
+
+
+def test_two_columns_are_no_classes(tmp_path: Path) -> None:
+    data = table(tmp_path / "hearts", [f'{n + 1}","{n % 2}' for n in range(40)], column="days,died")
+    with pytest.raises(DataError, match="classes stand in one column, and these are days, died") as caught:
+        adapting.read(job(data, target="days,died", task="image_classification"), silent)
+    assert caught.value.where == "--target"
+    assert adapting.read(job(data, target="days,died"), silent)[1].name == "image_regression"
+
+
+@pytest.mark.parametrize("unit", ["1e200", "1e-200"])
+def test_numbers_beyond_what_floats_can_square_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str
+) -> None:
+    data = table(tmp_path / "far", [f"{n + 1}.5{unit[1:]}" for n in range(40)])
+    with pytest.raises(DataError, match=r"too large to learn|too little to be told apart"):
+        planned(monkeypatch, job(data), tmp_path)
+    assert flow.doctor(data)

@@ -29,9 +29,9 @@ def main() -> None:
         # A book has no up and down on a desk. 96 pixels are few, and fast; without the option the objects decide.
         store, options = folder / "models", {"rotate": True, "image_size": 96}
         model = budwood.adapt(folder / "desks", method="head", options=options, store=store)
-        low, high = model.intervals["ap50"]
-        found = f"AP50 {model.metrics['ap50']:.2f}, 95 % {low:.2f}-{high:.2f}"
-        print(f"{model.name}:{model.version} on {model.n_test} images: {found}")
+        low, high = model.ci
+        score = f"F1 {model.score:.2f}, 95 % {low:.2f}-{high:.2f}, AP50 {model.metrics['ap50']:.2f}"
+        print(f"{model.name}:{model.version} on {model.n_test} images: {score}")
 
         (answer,) = budwood.predict(model.name, [folder / "new.png"], draw=folder / "drawn", store=store)
         for item in answer["objects"]:

@@ -18,7 +18,7 @@ def test_the_example_finds_cups_and_books(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, str(EXAMPLE)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     score, *answers, drawn = run.stdout.splitlines()
-    found = re.fullmatch(r"desks:1 on \d+ images: AP50 ([01]\.\d\d), 95 % \d\.\d\d-\d\.\d\d", score)
+    found = re.fullmatch(r"desks:1 on \d+ images: F1 \d\.\d\d, 95 % \d\.\d\d-\d\.\d\d, AP50 ([01]\.\d\d)", score)
     assert found is not None, score
     assert float(found[1]) > 0.5
     assert all(line.split()[0] in ("cup", "book") for line in answers)

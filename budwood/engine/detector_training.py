@@ -89,15 +89,17 @@ def fit_detector(
     what: str,
     *,
     evaluate: Evaluate | None,
+    looks: int = EVALUATIONS,
     cached: bool = False,
 ) -> Trained:
     """Train in place; the weights are those of the best `evaluate`, or the last. `context.seconds` is kept.
 
     Args:
+        looks: how often `evaluate` is asked, evenly spread.
         cached: the backbone is not to learn: its features of the images, as they are and mirrored where `how` allows
             that, are computed once.
     """
-    plan = plan_of(model, recipe, context.seed)
+    plan = plan_of(model, recipe, context.seed, looks)
     freeze(model, everything=cached)
     memory = Features(model, pictures, how.flip) if cached else None
     length = [plan.steps]
@@ -118,7 +120,7 @@ def fit_detector(
         value: Tensor = network.learn(*pictures.batch(scenes))
         return value
 
-    plan = evenly(within(plan, context.seconds, model, batches, loss, context.work))
+    plan = evenly(within(plan, context.seconds, model, batches, loss, context.work), looks)
     length[0] = plan.steps
     return train(
         model,
@@ -133,27 +135,27 @@ def fit_detector(
     )
 
 
-def plan_of(model: Any, recipe: Recipe, seed: int) -> Plan:
+def plan_of(model: Any, recipe: Recipe, seed: int, looks: int = EVALUATIONS) -> Plan:
     """The recipe as steps of the training loop, before the granted time is known."""
-    steps = max(EVALUATIONS, -(-recipe.images // recipe.batch_size))
+    steps = max(looks, -(-recipe.images // recipe.batch_size))
     return Plan(
-        epochs=EVALUATIONS,
-        steps_per_epoch=-(-steps // EVALUATIONS),
+        epochs=looks,
+        steps_per_epoch=-(-steps // looks),
         learning_rate=recipe.rate or recipe.head_rate,
         head_learning_rate=recipe.head_rate,
         weight_decay=recipe.weight_decay,
         warmup=0.05,
         clip=recipe.clip,
-        patience=EVALUATIONS,
+        patience=looks,
         seed=seed,
         average=recipe.average,
         head_names=model.head_names,
     )
 
 
-def evenly(plan: Plan) -> Plan:
-    """The same number of steps, looked at `EVALUATIONS` times."""
-    return replace(plan, epochs=EVALUATIONS, steps_per_epoch=max(1, plan.steps // EVALUATIONS))
+def evenly(plan: Plan, looks: int) -> Plan:
+    """The same number of steps, looked at so many times."""
+    return replace(plan, epochs=looks, steps_per_epoch=max(1, plan.steps // looks))
 
 
 def freeze(model: Any, *, everything: bool) -> None:
@@ -173,7 +175,7 @@ class Features:
         self.pictures, self.model = pictures, model
         self.views = (False, True) if flip else (False,)
         self.kept: dict[tuple[int, bool], list[Tensor]] = {}
-        self.room = CACHED_BYTES
+        self.room = 0 if model.pretrained_boxes else CACHED_BYTES  # those have no features but the image itself
 
     def batch(self, numbers: Sequence[int], random: np.random.Generator) -> tuple[list[Tensor], list[Targets]]:
         """Features of each level for these images, and their targets."""

@@ -9,10 +9,8 @@ from budwood.engine import graft
 
 __all__ = ["Detector"]
 
-FROZEN_SHARE = 0.2
+FROZEN_SHARE = 0.25
 """Of the granted time that the head alone gets; the self-test is part of it."""
-SPARE = 0.85
-"""Of a step's time that training may take: images are decoded and validation rows are scored besides."""
 
 
 @final
@@ -35,22 +33,22 @@ class Detector(Step):
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         from budwood.engine.box_augment import Variation
+        from budwood.engine.detector_grant import granted
         from budwood.engine.detector_judge import Judge
         from budwood.engine.detector_training import Pictures, fit_detector
-        from budwood.engine.overfitting import by_heart
 
         studied = graft.lesson(parent, context)
         task: Any = studied.task
         pictures = Pictures(task.frame(parent.path), studied.splits.train.rows, task.labels)
-        report: dict[str, Any] = {}
         judge = Judge(studied)
-        if self.frozen and self.self_test:
-            report["self_test"] = by_heart(studied.model, pictures, judge.ap50, context)
-        elif "self_test" in parent.manifest.report:
-            report["self_test"] = parent.manifest.report["self_test"]
         share = FROZEN_SHARE if self.frozen else 1 - FROZEN_SHARE
-        limited = replace(context, seconds=None if context.seconds is None else SPARE * share * context.seconds)
+        limited = replace(context, seconds=None if context.seconds is None else share * context.seconds)
         held = studied.splits.validation.rows
+        testing = self.frozen and self.self_test
+        grant = granted(studied.model, pictures, judge, held, limited, self_test=testing)
+        tested = grant.self_test if testing else parent.manifest.report.get("self_test")
+        report: dict[str, Any] = {"self_test": tested} if tested else {}
+        held = held[:: grant.every]
         if not judge.can_tell(held):
             why = "no validation image has an object: the last weights are kept, and the usual threshold"
             context.progress("choosing", 0, 0, why)
@@ -62,9 +60,10 @@ class Detector(Step):
             pictures,
             replace(recipe, **{name: value for name, value in given.items() if value is not None}),
             Variation(task.flip, task.rotate, mosaic=True),
-            limited,
+            replace(limited, seconds=grant.seconds),
             "frozen backbone" if self.frozen else "fine-tuning",
             evaluate=(lambda model: judge.quality(model, held)) if held else None,
+            looks=grant.looks,
             cached=self.frozen,
         )
         report |= {"steps": trained.steps, "stopped": trained.stopped, "history": [list(x) for x in trained.history]}

@@ -76,7 +76,9 @@ def adapted(tmp_path: Path) -> Adapted:
 
 @pytest.fixture
 def evaluated() -> Evaluated:
-    return Evaluated("accuracy", 0.9, (0.85, 0.94), 200, {"accuracy": 0.9, "macro_f1": 0.88}, {"macro_f1": (0.83, 0.92)})
+    return Evaluated(
+        "accuracy", 0.9, (0.85, 0.94), 200, {"accuracy": 0.9, "macro_f1": 0.88}, {"macro_f1": (0.83, 0.92)}
+    )
 
 
 @pytest.fixture

@@ -85,6 +85,8 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """How to undo each EXIF orientation."""
+ON_ITS_SIDE = frozenset({5, 6, 7, 8})
+"""EXIF orientations that swap width and height."""
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -138,8 +140,8 @@ def open_upright(source: Source, at_least: int = 0) -> Upright:
         large = image.width * image.height > LARGE_PIXELS
         with ONE_LARGE if large else nullcontext():
             image.load()
+            lies = orientation_of(image) in ON_ITS_SIDE  # not told by sides: a draft of a nearly square image is square
             turned = to_rgb(upright(image))
-        lies = (turned.width < turned.height) != (image.width < image.height)
         return Upright(turned, *(size[::-1] if lies else size))
     except DataError as error:
         raise DataError(error.cause, where=label(source), fix=error.fix) from error

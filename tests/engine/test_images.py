@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from budwood.core.errors import DataError
 from budwood.engine import images
-from budwood.engine.images import from_base64, inspect_image, open_image
+from budwood.engine.images import from_base64, inspect_image, open_image, open_upright
 
 WARNS = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 """Pillow warns of damaged tags while it opens a file."""
@@ -140,6 +140,16 @@ def test_random_damage_never_raises_anything_but_a_data_error(format, damage):
     except DataError:
         return
     assert found.mode == "RGB"
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize(("width", "height"), [(1007, 1001), (1001, 1007), (1001, 1001), (300, 900)])
+def test_the_size_of_a_turned_image_is_that_of_the_shown_one(format, width, height):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(Image.new("RGB", (width, height)), format, exif=exif)
+    found = open_upright(content, 100)
+    assert (found.width, found.height) == (height, width)
 
 
 @WARNS

@@ -15,6 +15,7 @@ from budwood.core.task import plain_number
 from budwood.engine.box_answers import OVERLAP, SAME_PLACE
 from budwood.engine.machine import Energy
 from budwood.engine.markup import code, fenced, markdown_table, text, yaml
+from budwood.engine.risk_calibration import unfitted
 from budwood.engine.snippets import BOXES, ONNX, PIPELINES, TORCH
 
 __all__ = [
@@ -249,7 +250,9 @@ def how_it_was_measured(draft: Draft, facts: CardFacts) -> str:
     if "temperature" in draft.calibration:
         fitted = f"with temperature {draft.calibration['temperature']:.3f}, fitted on validation rows"
         lines.append(f"Probabilities are calibrated {fitted} (Guo et al. 2017).")
-    if {"slope", "offset"} <= draft.calibration.keys():
+    if unfitted(draft.calibration):
+        lines.append("Risks are as the network gives them: the rows that were left out gave no calibration.")
+    elif {"slope", "offset"} <= draft.calibration.keys():
         fitted = f"slope {draft.calibration['slope']:.3f} and offset {draft.calibration['offset']:.3f} of the logit"
         lines.append(f"Risks are calibrated with {fitted}, fitted on rows that were left out (Platt 1999).")
     if "half_90" in draft.calibration:

@@ -9,7 +9,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BIN_NAMES", "bin_edges", "bin_name", "conformal_width", "edges_in", "fit_platt", "rescaled"]
+__all__ = [
+    "BIN_NAMES",
+    "UNFITTED",
+    "bin_edges",
+    "bin_name",
+    "conformal_width",
+    "edges_in",
+    "fit_platt",
+    "platt",
+    "rescaled",
+    "unfitted",
+]
 
 Floats = NDArray[np.float64]
 
@@ -24,6 +35,8 @@ BIN_NAMES: Mapping[int, tuple[str, ...]] = {
     5: ("very low", "low", "moderate", "high", "very high"),
 }
 ROUNDS = 100
+UNFITTED: Mapping[str, float] = {"slope": 1.0, "offset": 0.0}
+"""Risks as the network gives them."""
 
 
 def fit_platt(logits: Floats, truth: Floats) -> dict[str, float]:
@@ -55,6 +68,16 @@ def fit_platt(logits: Floats, truth: Floats) -> dict[str, float]:
     return {"slope": float(point[0]), "offset": float(point[1])}
 
 
+def platt(logits: Floats, truth: Floats) -> dict[str, float]:
+    """The same, with slope 1 and offset 0 where nothing is fitted: then medians over several fits stay medians."""
+    return UNFITTED | fit_platt(logits, truth)
+
+
+def unfitted(calibration: Mapping[str, float]) -> bool:
+    """Whether it is a calibration of risks in which nothing was fitted."""
+    return all(calibration.get(name) == value for name, value in UNFITTED.items())
+
+
 def rescaled(logits: NDArray[np.floating], calibration: Mapping[str, float]) -> Floats:
     """Logits after what `fit_platt` has found."""
     return np.asarray(calibration.get("slope", 1.0) * logits.astype(np.float64) + calibration.get("offset", 0.0))
@@ -76,8 +99,8 @@ def conformal_width(errors: Floats) -> dict[str, float]:
     """
     if len(errors) < LEAST:
         return {}
-    level = min(1.0, math.ceil(LEVEL * (len(errors) + 1)) / len(errors))
-    return {"half_90": float(np.quantile(np.abs(errors), level, method="higher"))}
+    rank = math.ceil(LEVEL * (len(errors) + 1))  # at most len(errors), from 9 rows on
+    return {"half_90": float(np.sort(np.abs(errors))[rank - 1])}
 
 
 def bin_edges(values: Floats) -> dict[str, float]:

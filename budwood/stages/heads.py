@@ -13,6 +13,7 @@ from budwood.core.dataset import Splits
 from budwood.core.errors import UsageError
 from budwood.core.step import Step
 from budwood.engine.predictor import Predictor
+from budwood.engine.risk_calibration import unfitted
 from budwood.engine.statistics import better
 from budwood.engine.table import note
 from budwood.stages import choosing
@@ -70,6 +71,9 @@ def fit(bench: Bench, splits: Splits, times: int = 1) -> Fit:
         calibrations = {"head": calibration(bench.make(rows, (HEAD,)), heads)}
         calibrations[decision.method] = calibration(bench.make(rows, chain), tried)
     learned = guard(bench, decision, splits, rows, chain, calibrations)
+    if unfitted(learned.calibration):
+        why = "20 held-out rows or more with both outcomes would do: risks are as the network gives them"
+        bench.say("calibration", note("calibration", "none", why))
     learned = replace(learned, histories=[bundle.manifest.report.get("history", []) for bundle in tried])
     if learned.method == "head":
         return Fit(learned, heads, trials, rows, (HEAD,))
@@ -77,7 +81,10 @@ def fit(bench: Bench, splits: Splits, times: int = 1) -> Fit:
 
 
 def calibration(final: Bundle, trials: list[Bundle]) -> dict[str, float]:
-    """What the final fit has found on rows that it left out; where it left out none, the median of the trials."""
+    """What the final fit has found on rows that it left out; where it left out none, the median of the trials.
+
+    What a trial lacks is left out for all; tasks whose bins lie on a calibrated scale give a calibration in any case.
+    """
     if final.manifest.calibration:
         return dict(final.manifest.calibration)
     fitted = [bundle.manifest.calibration for bundle in trials]

@@ -3,7 +3,6 @@
 A row: {"smiles": "CCO", "label": "1"}, or {"smiles": "CCO", "label": {"NR-AR": 1, "SR-p53": None}}, None being unknown.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -366,6 +365,7 @@ class MoleculeProperty(Task):
     def calibrate(self, logits: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
         """The temperature of probabilities, or the half width of the interval that holds 90 % of the held-out rows."""
         from budwood.engine.calibrate import fit_temperature
+        from budwood.engine.risk_calibration import conformal_width
 
         known = np.isfinite(targets) & np.isfinite(logits)
         if self.kind == CLASSES:
@@ -375,9 +375,8 @@ class MoleculeProperty(Task):
         halves = {}
         for column in range(targets.shape[1]):
             errors = np.abs(logits - targets)[known[:, column], column]
-            if len(errors) >= 20:  # split-conformal (Lei et al. 2018); fewer rows cannot tell a ninth decile
-                level = min(1.0, math.ceil(0.9 * (len(errors) + 1)) / len(errors))
-                halves[f"interval_90_{column}"] = float(np.quantile(errors, level, method="higher"))
+            if fitted := conformal_width(errors):
+                halves[f"interval_90_{column}"] = fitted["half_90"]
         return halves
 
     @classmethod

@@ -49,6 +49,18 @@ def test_conformal_intervals_hold_nine_of_ten_new_values(rows):
     assert calibration.conformal_width(np.ones(19)) == {}
 
 
+@pytest.mark.parametrize(("rows", "rank"), [(20, 19), (29, 27), (99, 90), (100, 91)])
+def test_the_width_is_the_error_of_the_conformal_rank(rows, rank):
+    errors = np.random.default_rng(0).permutation(np.arange(1.0, rows + 1)) * np.resize([1, -1], rows)
+    assert calibration.conformal_width(errors) == {"half_90": rank}
+
+
+def test_what_is_not_fitted_leaves_risks_as_they_are():
+    assert calibration.platt(np.zeros(5), np.ones(5)) == {"slope": 1.0, "offset": 0.0}
+    fitted = calibration.platt(*overconfident(4000, 0))
+    assert fitted == calibration.fit_platt(*overconfident(4000, 0))
+
+
 def test_bins_hold_a_fifth_each_and_users_edges_go_first():
     values = np.random.default_rng(0).lognormal(size=1000)
     fitted = calibration.bin_edges(values)

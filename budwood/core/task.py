@@ -180,6 +180,11 @@ class Task(ABC):
         """The task that these labelled rows describe. Raises DataError when they describe none."""
 
     @classmethod
+    def described(cls, rows: Sequence[Row], options: Mapping[str, Any]) -> Self:
+        """The task of these rows with what the user says of them; see `from_rows` and `with_options`."""
+        return cls.from_rows(rows).with_options(options)
+
+    @classmethod
     @abstractmethod
     def split(cls, dataset: "Dataset", *, test: "Dataset | None", seed: int, shots: int | None) -> "Splits":
         """Rows to learn from, to choose by and to test on, such that nothing leaks from one to another.

@@ -22,6 +22,7 @@ __all__ = [
     "are_amounts",
     "kind_of",
     "numbers_of",
+    "outcome_told",
     "outcomes_of",
     "skewed",
     "spread_of",
@@ -43,7 +44,14 @@ EXTREME = 1e30
 """Numbers larger than this, or that differ by less than its inverse, have squares that floats cannot hold."""
 SKEWED = 1.0
 """Skewness from which a logarithm is tried; that of an exponential distribution is 2."""
-NO = frozenset({"0", "false", "no", "n", "negative", "alive", "censored", "-"})
+NO = frozenset(
+    {
+        "-", "absent", "alive", "benign", "censored", "clear", "control", "false", "free", "healthy", "living", "lived",
+        "n", "neg", "negative", "never", "no", "none", "normal", "ok", "stable", "survived", "survivor", "unaffected",
+    }
+)  # fmt: skip
+"""What people write for what did not happen."""
+NEGATIONS = ("no", "not", "non", "un", "without")
 FIX = "name another column with --target"
 UNIT = "give the numbers in another unit, or mend that row"
 
@@ -121,8 +129,8 @@ def numbers_of(rows: Sequence[Row], field: str | None = None) -> NDArray[np.floa
 def outcomes_of(values: Sequence[Any]) -> tuple[str, str]:
     """What does not happen, and what does. Raises DataError unless there are two values.
 
-    `1`, `yes`, `true`, `positive` and the like happen, `0`, `no` and `normal` do not; of other words the second in
-    the alphabet does.
+    Of two numbers the larger happens. `yes`, `true`, `positive` and the like happen, `no`, `normal`, `alive` and the
+    like do not; of other words the second in the alphabet happens, which is a guess (`outcome_told`).
     """
     found = sorted({as_class(value) for value in values})
     if len(found) != 2:
@@ -130,8 +138,22 @@ def outcomes_of(values: Sequence[Any]) -> tuple[str, str]:
             f"a yes or no has two values, and these are {', '.join(map(repr, found[:5]))}", where="the labels", fix=FIX
         )
     first, second = found
-    swap = first.lower() in POSITIVE or second.lower() in NO | {"normal", "healthy", "benign", "control"}
-    return (second, first) if swap and second.lower() not in POSITIVE else (first, second)
+    return (second, first) if sign(first, second) > sign(second, first) else (first, second)
+
+
+def outcome_told(first: str, second: str) -> bool:
+    """Whether the labels say which of them happens."""
+    return sign(first, second) != sign(second, first)
+
+
+def sign(value: str, other: str) -> float:
+    """How much a label sounds like something that happens, beside the other one."""
+    numbers = as_number(value), as_number(other)
+    if numbers[0] is not None and numbers[1] is not None:
+        return float(np.sign(numbers[0] - numbers[1]))
+    word, rest = value.lower(), other.lower()
+    negated = any(word in (f"{prefix}{rest}", f"{prefix} {rest}", f"{prefix}-{rest}") for prefix in NEGATIONS)
+    return float(word in POSITIVE) - float(word in NO or negated)
 
 
 def time_columns(rows: Sequence[Row]) -> tuple[str, str]:

@@ -6,7 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 from budwood.core.errors import UsageError
-from budwood.engine.risk_labels import NUMBER, RISK, SURVIVAL
+from budwood.engine.molecule_labels import as_class
+from budwood.engine.risk_labels import NUMBER, RISK, SURVIVAL, outcome_told
 from budwood.engine.table import note
 
 __all__ = ["OPTIONS", "checked", "method_for", "notes"]
@@ -69,6 +70,7 @@ def horizon_of(value: Any, kind: str, periods: Sequence[float]) -> float:
 
 
 def turned(positive: str, kind: str, outcomes: tuple[str, ...]) -> tuple[str, ...]:
+    positive = as_class(positive)
     if kind == NUMBER or positive not in outcomes:
         known = f"choose one of: {', '.join(outcomes)}" if outcomes else "leave it out: these labels are numbers"
         raise UsageError(f"no label is called {positive!r}", where="--positive", fix=known)
@@ -82,7 +84,10 @@ def notes(
     if kind == NUMBER:
         why = "the numbers are above 0 and lean far to the right" if log else "the numbers do not lean far to the right"
         return (note("scale", "logarithm" if log else "as it is", why),)
-    found = (note("risk", f"of {outcomes[1]!r} against {outcomes[0]!r}", "name the other with --positive"),)
+    why = f"the other: --positive {outcomes[0]!r}"
+    if not outcome_told(*outcomes):
+        why = f"neither word says which of them happens, so look at this; {why}"
+    found = (note("risk", f"of {outcomes[1]!r} against {outcomes[0]!r}", why),)
     if kind == RISK:
         return found
     why = f"hazards of {len(periods)} periods up to {periods[-1]:g}; another with --horizon"

@@ -130,7 +130,7 @@ def read(job: Job, progress: Progress) -> tuple[Splits, type[Task]]:
 def plan_task(job: Job, kind: type[Task], splits: Splits, store: Store) -> tuple[Task, Found]:
     """The task with what the rows to learn from say of it, and the base model to learn it with."""
     rows = (*splits.train, *splits.validation)
-    task = kind.from_rows(rows).with_options(job.options)
+    task = kind.described(rows, job.options)
     several = [any(isinstance(row.get("label"), list | tuple) for row in part) for part in (splits.train, splits.test)]
     if several == [False, True]:
         raise DataError(

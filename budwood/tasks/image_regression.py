@@ -195,10 +195,20 @@ class ImageRegression(ImageTask):
             return cls(kind, outcomes=outcomes, share=share, image_size=size)
         columns = time_columns(rows)
         outcomes = outcomes_of([row["label"].get(columns[1]) for row in rows])
-        found = cls(kind, outcomes=outcomes, columns=columns, image_size=size)
-        times, events = found.times(rows)
-        periods = survival.periods_of(times, events)
-        return replace(found, periods=periods, horizon=periods[len(periods) // 2])
+        return cls(kind, outcomes=outcomes, columns=columns, image_size=size).timed(rows)
+
+    def timed(self, rows: Sequence[Row]) -> Self:
+        """With the periods of the outcome that happens, and their median as the horizon."""
+        periods = survival.periods_of(*self.times(rows))
+        return replace(self, periods=periods, horizon=periods[len(periods) // 2])
+
+    @classmethod
+    def described(cls, rows: Sequence[Row], options: Mapping[str, Any]) -> Self:
+        """Of times: which outcome happens comes first, for the periods are its, and the horizon is one of theirs."""
+        task = cls.from_rows(rows)
+        if task.kind == SURVIVAL and "positive" in options:
+            task = task.with_options({"positive": options["positive"]}).timed(rows)
+        return task.with_options(options)
 
     @classmethod
     def split(cls, dataset: Dataset, *, test: Dataset | None, seed: int, shots: int | None) -> Splits:
@@ -318,7 +328,7 @@ class ImageRegression(ImageTask):
             fitted = risk_calibration.conformal_width(values[:, 0] - targets[:, 0])
         else:
             known = np.isfinite(targets)
-            fitted = risk_calibration.fit_platt(values[known], targets[known].astype(np.float64))
+            fitted = risk_calibration.platt(values[known], targets[known].astype(np.float64))
         return fitted | risk_calibration.bin_edges(self.values(values, fitted))
 
     def save(self, model: Any, folder: Path) -> None:

@@ -47,10 +47,47 @@ def test_labels_tell_the_kind():
         (["normal", "pneumonia"], ("normal", "pneumonia")),
         (["abnormal", "normal"], ("normal", "abnormal")),
         (["disease", "healthy"], ("healthy", "disease")),
+        (["1", "2"], ("1", "2")),
+        (["9", "10"], ("9", "10")),
+        (["-1", "1.0"], ("-1", "1")),
+        (["dead", "living"], ("living", "dead")),
+        (["event", "none"], ("none", "event")),
+        (["relapse", "no relapse"], ("no relapse", "relapse")),
+        (["control", "case"], ("control", "case")),
+        (["survived", "died"], ("survived", "died")),
     ],
 )
 def test_what_happens_is_told_from_what_does_not(labels: list[str], outcomes: tuple[str, str]):
     assert ImageRegression.from_rows(rows(labels * 4)).outcomes == outcomes
+
+
+def test_where_the_words_do_not_tell_what_happens_it_is_said():
+    told, guessed = (
+        ImageRegression.from_rows(rows(labels * 4)).notes()[0] for labels in (["1", "2"], ["left", "right"])
+    )
+    assert told == "risk=of '2' against '1'  # the other: --positive '1'"
+    assert guessed.startswith("risk=of 'right' against 'left'  # neither word says")
+    assert guessed.endswith("--positive 'left'")
+
+
+def test_the_outcome_may_be_written_in_another_way():
+    numbers = ImageRegression.from_rows(rows(["0", "1"] * 20))
+    assert numbers.with_options({"positive": "1.0"}) == numbers
+    assert numbers.with_options({"positive": 0}).outcomes == ("1", "0")
+
+
+def test_the_other_outcome_of_times_has_periods_and_a_horizon_of_its_own():
+    early = [{"days": str(10 + number), "end": "died"} for number in range(40)]
+    late = [{"days": str(500 + number), "end": "moved"} for number in range(40)]
+    made = rows(early + late)
+    died, moved = (ImageRegression.described(made, {"positive": end}) for end in ("died", "moved"))
+    assert (died.outcomes[1], moved.outcomes[1]) == ("died", "moved")
+    assert max(died.periods) < 50 < 500 <= min(moved.periods)
+    assert moved.horizon in moved.periods
+    assert np.nansum(moved.targets(made)) == 40, "each of them is seen to move in one of its periods"
+    assert ImageRegression.described(made, {"positive": "moved", "horizon": 510}).horizon == 510
+    with pytest.raises(UsageError, match="at most 49"):
+        ImageRegression.described(made, {"positive": "died", "horizon": 510})
 
 
 def test_the_other_outcome_can_be_named():

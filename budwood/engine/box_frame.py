@@ -20,7 +20,7 @@ from budwood.core.errors import BundleError
 from budwood.engine.images import Source, open_upright
 from budwood.engine.pixels import DRAFT_GAP, MAX_EDGE, usable_cores
 
-__all__ = ["FILE", "Frame", "FrameDecoder", "Laid", "as_shown"]
+__all__ = ["FILE", "Frame", "FrameDecoder", "Laid", "as_shown", "made_elsewhere"]
 
 FILE = "detector.json"
 GREY = 114
@@ -122,6 +122,13 @@ class FrameDecoder:
         pixels, laid = self.frame.pixels(source)
         self.frame.normalise(pixels, out)
         return laid
+
+
+def made_elsewhere(folder: Path) -> bool:
+    """Whether the folder holds a detector of transformers. Raises BundleError as `Frame.read`."""
+    Frame.read(folder)
+    found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return found.get("kind") == "transformers"
 
 
 def as_shown(boxes: NDArray[Any], laid: NDArray[Any]) -> NDArray[np.float64]:

@@ -16,13 +16,17 @@ from budwood.engine.box_frame import Frame
 from budwood.engine.detector_loss import Targets
 from budwood.engine.detector_recipe import hub_recipe
 from budwood.engine.image_model import NORMS
-from budwood.engine.pixels import FILE
+from budwood.engine.pixels import FILE, MAX_EDGE
 from budwood.engine.transformers_import import quiet_transformers
 
 __all__ = ["HubDetector", "is_detector", "load", "save", "take_base"]
 
+SQUARE = "RTDetr"
+"""How the image processors are called that stretch images to a square of 640 and do not normalise them."""
 SIZE = 640
-"""Where the base does not say what it was made for."""
+SHORT_SIDE = 800
+"""Of all others, where they do not say."""
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 NEW_DEVIATION = 0.02
 CLASS_LAYERS = ("class_embed", "enc_score_head", "denoising_class_embed", "class_labels_classifier")
 """What the layers are called, in all of these families, that know the classes."""
@@ -139,7 +143,7 @@ def unequal_scores(network: nn.Module) -> None:
 
 
 def take_base(folder: Path, stage: Path) -> Frame:
-    """Write the detector to `stage`, and give how it sees images: stretched to the square that it was made for."""
+    """Write the detector to `stage`, and give how it sees images."""
     frame = frame_of(folder)
     model = load(folder, (), frame.size)
     save(model, stage, [name for _, name in sorted(model.network.config.id2label.items())], frame)
@@ -147,22 +151,46 @@ def take_base(folder: Path, stage: Path) -> Frame:
 
 
 def frame_of(folder: Path) -> Frame:
-    """The square of the folder's image processor. Raises BundleError when it says something that is not understood."""
+    """The square of the folder's image processor; with bars where that keeps the proportions of images.
+
+    What the file leaves open is what its class in transformers takes.
+
+    Raises:
+        BundleError: it says something that is not understood.
+    """
     path = folder / FILE
-    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    size = config.get("size") or {}
-    edge = int(size.get("height") or size.get("shortest_edge") or SIZE)
-    scale = float(config.get("rescale_factor") or 1 / 255) if config.get("do_rescale", True) else 1.0
-    normal = bool(config.get("do_normalize"))
-    mean = [float(value) for value in config["image_mean"]] if normal else [0.0] * 3
-    std = [float(value) for value in config["image_std"]] if normal else [1.0] * 3
-    if size.get("width", edge) != edge or len(mean) != 3:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        frame = understood(config)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
+        raise BundleError(f"{FILE} cannot be used: {error}", where=str(path), fix="take another base") from error
+    if frame is None:
         raise BundleError(
             "the detector does not read squares in three colours", where=str(path), fix="take another base"
         )
+    return frame
+
+
+def understood(config: dict[str, Any]) -> Frame | None:
+    """The square that an image processor's settings mean; None where they mean none."""
+    kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or SQUARE)
+    stretches = kind.startswith(SQUARE)
+    size = config.get("size") or ({"height": SIZE, "width": SIZE} if stretches else {"shortest_edge": SHORT_SIDE})
+    size = size if isinstance(size, dict) else {"shortest_edge": size}
+    letterbox = "height" not in size
+    edge = int(size["shortest_edge"] if letterbox else size["height"])
+    edge = 32 * round(edge / 32) if letterbox else edge
+    scale = float(config.get("rescale_factor") or 1 / 255) if config.get("do_rescale", True) else 1.0
+    normal = config.get("do_normalize")
+    normal = not stretches if normal is None else bool(normal)
+    mean = [float(value) for value in config.get("image_mean") or IMAGENET[0]] if normal else [0.0] * 3
+    std = [float(value) for value in config.get("image_std") or IMAGENET[1]] if normal else [1.0] * 3
+    if size.get("width", edge) != edge or not 32 <= edge <= MAX_EDGE or len(mean) != 3 or len(std) != 3:
+        return None
     factor = tuple(scale / value for value in std)
     summand = tuple(-m / s for m, s in zip(mean, std, strict=True))
-    return Frame(edge, False, factor, summand, int(config.get("resample", 2)))
+    resample = config.get("resample")
+    return Frame(edge, letterbox, factor, summand, 2 if resample is None else int(resample))
 
 
 def save(model: HubDetector, folder: Path, labels: Sequence[str], frame: Frame) -> None:
@@ -173,15 +201,18 @@ def save(model: HubDetector, folder: Path, labels: Sequence[str], frame: Frame) 
     model.network.save_pretrained(str(folder))
     normal = {"image_mean": [-s / f / 255 for f, s in zip(frame.factor, frame.summand, strict=True)]}
     normal["image_std"] = [1 / (255 * factor) for factor in frame.factor]
+    side = {"height": frame.size, "width": frame.size}
+    size = {"shortest_edge": frame.size, "longest_edge": frame.size} if frame.letterbox else side
     processor = {
-        "image_processor_type": "RTDetrImageProcessor",
+        "image_processor_type": f"{'Detr' if frame.letterbox else SQUARE}ImageProcessor",
         "do_resize": True,
-        "size": {"height": frame.size, "width": frame.size},
+        "size": size,
         "resample": frame.resample,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": normal != {"image_mean": [0.0] * 3, "image_std": [1.0] * 3},
-        "do_pad": False,
+        "do_pad": frame.letterbox,
+        **({"pad_size": side} if frame.letterbox else {}),
         **normal,
     }
     (folder / FILE).write_text(json.dumps(processor, indent=2, sort_keys=True) + "\n", encoding="utf-8")

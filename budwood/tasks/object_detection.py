@@ -163,9 +163,9 @@ class ObjectDetection(ImageTask):
         Raises:
             UsageError: the user has asked for a size that the network cannot read.
         """
-        made_for = box_frame.Frame.read(folder)
         if not self.image_size:
-            return replace(self, image_size=self.advised_size if made_for.letterbox else made_for.size)
+            given = box_frame.Frame.read(folder).size if box_frame.made_elsewhere(folder) else self.advised_size
+            return replace(self, image_size=given)
         if self.image_size % 32 or self.image_size < 64:
             near = max(64, 32 * round(self.image_size / 32))
             problem = f"{self.image_size} pixels are no multiple of 32"

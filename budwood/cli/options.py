@@ -1,6 +1,7 @@
 """Flags that several verbs share, declared once: what they are called and what `--help` says of them."""
 
 import shlex
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,6 +37,9 @@ __all__ = [
     "task_options",
     "typed_flags",
 ]
+
+INNER = ("detector", "language")
+"""Steps that are parts of other methods, and cannot be asked for."""
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="name, name:version, name@alias or a folder.")]
 Data = Annotated[
@@ -108,7 +112,7 @@ Draw = Annotated[Path | None, typer.Option(metavar="DIR", help="Of a detector: w
 MinScore = Annotated[float | None, typer.Option(metavar="S", help="Of a detector: report objects from this score on.")]
 
 
-def choices(folder: str) -> str:
+def choices(folder: str, without: Sequence[str] = ()) -> str:
     """`auto` and the plug-ins of a folder, for a help text. Only names of files are read, nothing is imported."""
     spec = find_spec(f"budwood.{folder}")
     found = {
@@ -116,7 +120,7 @@ def choices(folder: str) -> str:
         for place in (spec.submodule_search_locations or () if spec else ())
         for file in Path(place).glob("[!_]*.py")
     }
-    return "|".join(["auto", *sorted(found)])
+    return "|".join(["auto", *sorted(found - {*without})])
 
 
 def task_options(context: typer.Context) -> dict[str, Any]:
@@ -157,5 +161,5 @@ Positive = Annotated[
 ]
 Task = Annotated[str, typer.Option("--task", metavar=choices("tasks"), help="What is learnt.")]
 Method = Annotated[
-    str, typer.Option("--method", metavar=choices("steps.adapt"), help="How to learn; auto decides by the rows.")
+    str, typer.Option("--method", metavar=choices("steps.adapt", INNER), help="How to learn; auto decides by the rows.")
 ]

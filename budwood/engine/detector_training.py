@@ -17,7 +17,7 @@ from budwood.engine.box_augment import Scene, Variation, varied
 from budwood.engine.box_frame import Frame
 from budwood.engine.detector_loss import Targets
 from budwood.engine.detector_recipe import Recipe
-from budwood.engine.planning import within
+from budwood.engine.planning import CHEAPER, within
 from budwood.engine.train import Plan, Trained, train
 
 __all__ = ["Features", "Pictures", "fit_detector", "freeze"]
@@ -120,7 +120,8 @@ def fit_detector(
         value: Tensor = network.learn(*pictures.batch(scenes))
         return value
 
-    plan = evenly(within(plan, context.seconds, model, batches, loss, context.work), looks)
+    cheaper = "" if cached else CHEAPER  # the frozen backbone is what `head` learns too
+    plan = evenly(within(plan, context.seconds, model, batches, loss, context.work, cheaper=cheaper), looks)
     length[0] = plan.steps
     return train(
         model,

@@ -10,8 +10,9 @@ from budwood.core.commit import write_atomic
 from budwood.core.errors import UsageError
 from budwood.engine.train import Batches, Loss, Plan
 
-__all__ = ["epochs_for", "within"]
+__all__ = ["CHEAPER", "epochs_for", "within"]
 
+CHEAPER = "use --method head"
 UPDATES = 600
 """Few-sample fine-tuning is stable from hundreds of updates on (Zhang et al. 2021, arXiv:2006.05987)."""
 
@@ -21,8 +22,13 @@ def epochs_for(steps_per_epoch: int, least: int = 3, most: int = 20) -> int:
     return min(most, max(least, -(-UPDATES // steps_per_epoch)))
 
 
-def within(plan: Plan, seconds: float | None, model: Any, batches: Batches, loss: Loss, work: Path) -> Plan:
+def within(
+    plan: Plan, seconds: float | None, model: Any, batches: Batches, loss: Loss, work: Path, *, cheaper: str = CHEAPER
+) -> Plan:
     """The plan, cut to the steps that `seconds` allow by a timed probe; kept in `work` for the run that resumes.
+
+    Args:
+        cheaper: what else the user may do where they allow too little; empty where there is nothing.
 
     Raises:
         UsageError: not even ten steps fit.
@@ -31,7 +37,7 @@ def within(plan: Plan, seconds: float | None, model: Any, batches: Batches, loss
     if path.exists():
         return Plan(**json.loads(path.read_text(encoding="utf-8")))
     if seconds is not None:
-        plan = cut(plan, seconds, step_seconds(model, next(batches(0)), loss))
+        plan = cut(plan, seconds, step_seconds(model, next(batches(0)), loss), cheaper)
     write_atomic(path, json.dumps(asdict(plan)).encode())
     return plan
 
@@ -48,7 +54,7 @@ def step_seconds(model: Any, batch: Any, loss: Loss) -> float:
     return sorted(times[1:])[1]
 
 
-def cut(plan: Plan, seconds: float, each: float) -> Plan:
+def cut(plan: Plan, seconds: float, each: float, cheaper: str = CHEAPER) -> Plan:
     steps = int(0.9 * seconds / each)
     if steps >= plan.steps:
         return plan
@@ -56,7 +62,7 @@ def cut(plan: Plan, seconds: float, each: float) -> Plan:
         raise UsageError(
             f"{seconds / 60:.1f} minutes allow {max(steps, 0)} training steps of {each:.1f} s",
             where="--max-minutes",
-            fix="grant more minutes, or use --method head",
+            fix=", or ".join(filter(None, ("grant more minutes", cheaper))),
         )
     epochs = max(1, steps // plan.steps_per_epoch)
     return replace(plan, epochs=epochs, steps_per_epoch=min(plan.steps_per_epoch, steps))

@@ -11,7 +11,7 @@ from budwood.engine.calibrate import expected_calibration_error
 from budwood.engine.molecule_labels import as_class
 from budwood.engine.number_metrics import ranking_metrics, regression_metrics
 from budwood.engine.risk_labels import NUMBER, SURVIVAL, kind_of, numbers_of, time_columns
-from budwood.engine.survival import concordance
+from budwood.engine.survival import brier_at, concordance
 
 __all__ = ["event_metrics", "number_metrics", "stratum_of", "time_metrics"]
 
@@ -36,10 +36,12 @@ def event_metrics(given: Floats, happened: Floats) -> dict[str, float]:
 
 
 def time_metrics(given: Floats, times: Floats, events: Floats, horizon: float) -> dict[str, float]:
-    """`c_index` of all rows; `roc_auc`, `brier` and `ece` by the horizon, of the rows for which it is known."""
+    """`c_index` of all rows; by the horizon, a weighted `brier`, and `roc_auc` and `ece` of the rows that are known."""
     known = (times >= horizon) | (events > 0)
     happened = ((times <= horizon) & (events > 0)).astype(np.float64)
     found = event_metrics(given[known], happened[known]) if known.any() else {}
+    if known.any():
+        found["brier"] = brier_at(given, times, events, horizon)
     order = concordance(given, times, events)
     return ({} if math.isnan(order) else {"c_index": order}) | found
 

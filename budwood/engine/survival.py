@@ -9,7 +9,17 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PERIODS", "concordance", "hazard_targets", "periods_of", "risk_at", "squared_errors", "survival_curve"]
+__all__ = [
+    "PERIODS",
+    "brier_at",
+    "concordance",
+    "hazard_targets",
+    "periods_of",
+    "risk_at",
+    "squared_errors",
+    "still_watched",
+    "survival_curve",
+]
 
 PERIODS = 10
 CHUNK = 512
@@ -62,13 +72,39 @@ def risk_at(curve: Floats, ends: tuple[float, ...], horizon: float) -> Floats:
 def squared_errors(curve: Floats, targets: NDArray[np.floating]) -> Floats:
     """Each row's mean squared distance of its curve to what happened, over the ends at which that is known.
 
-    The Brier score (Graf et al. 1999) without weights for what is censored.
+    The Brier score (Graf et al. 1999) without weights for what is censored, so that each error is between 0 and 1.
+    A row of which nothing is known gets the mean error of the others; 1 where nothing is known of any.
     """
     known = np.isfinite(targets)
     gone = np.cumsum(np.nan_to_num(targets), axis=1) > 0
     known |= gone  # after the event the state stays known
     alive = np.where(gone, 0.0, 1.0)
-    return np.asarray((np.where(known, (curve - alive) ** 2, 0).sum(axis=1)) / np.maximum(known.sum(axis=1), 1))
+    count = known.sum(axis=1)
+    errors = np.where(known, (curve - alive) ** 2, 0).sum(axis=1) / np.maximum(count, 1)
+    errors[count == 0] = errors[count > 0].mean() if count.any() else 1.0
+    return np.asarray(errors)
+
+
+def still_watched(times: Floats, events: Floats, at: Floats) -> Floats:
+    """The chance of being watched up to each time of `at`: Kaplan and Meier's (1958), of the end of watching."""
+    moments, place = np.unique(times, return_inverse=True)
+    came, left = np.bincount(place, events > 0), np.bincount(place, events <= 0)
+    before = np.concatenate([[0], np.cumsum(came + left)[:-1]])
+    watched = len(times) - before - came  # an event goes before the end of watching at the same moment
+    curve = np.concatenate([[1.0], np.cumprod(1 - left / np.maximum(watched, 1))])
+    return np.asarray(curve[np.searchsorted(moments, at, side="left")])
+
+
+def brier_at(given: Floats, times: Floats, events: Floats, horizon: float) -> float:
+    """The Brier score of risks by `horizon`, in which known rows stand for those that were watched too short a time.
+
+    Each known row weighs the inverse of its chance to be known (Graf et al. 1999). That chance is the same for all rows
+    watched alike: it must not depend on the risk.
+    """
+    happened = (times <= horizon) & (events > 0)
+    known = happened | (times >= horizon)
+    weight = known / still_watched(times, events, np.minimum(times, horizon))
+    return float((weight * (given - happened) ** 2).mean())
 
 
 def concordance(risk: Floats, times: Floats, events: Floats) -> float:

@@ -50,8 +50,36 @@ def test_what_came_true_at_once_has_no_error():
     targets = survival.hazard_targets(np.asarray([5.0, 40.0]), np.asarray([1.0, 0.0]), ENDS)
     assert survival.squared_errors(np.asarray([[0, 0, 0], [1, 1, 1]], float), targets) == pytest.approx([0, 0])
     assert survival.squared_errors(np.asarray([[1, 1, 1], [1, 1, 1]], float), targets) == pytest.approx([1, 0])
-    unseen = survival.hazard_targets(np.asarray([5.0]), np.asarray([0.0]), ENDS)
-    assert survival.squared_errors(np.full((1, 3), 0.5), unseen) == pytest.approx([0])
+
+
+def test_a_row_of_which_nothing_is_known_counts_as_the_others_do():
+    targets = survival.hazard_targets(np.asarray([5.0, 40.0, 40.0]), np.asarray([0.0, 0.0, 0.0]), ENDS)
+    curve = np.asarray([[0.5] * 3, [0.6] * 3, [0.8] * 3])
+    assert survival.squared_errors(curve, targets) == pytest.approx([0.1, 0.16, 0.04])
+    assert survival.squared_errors(curve[:1], targets[:1]) == pytest.approx([1.0]), "nothing is known at all"
+
+
+def test_the_chance_of_being_watched_by_hand():
+    times, events = np.asarray([1.0, 2.0, 2.0, 3.0, 4.0]), np.asarray([0.0, 1.0, 0.0, 1.0, 0.0])
+    found = survival.still_watched(times, events, np.asarray([0.5, 1.0, 1.5, 2.0, 3.0, 4.0]))
+    # One of 5 leaves at 1; at 2 one of the 3 that the event has left; nobody at 3.
+    assert found == pytest.approx([1, 1, 0.8, 0.8, 0.8 * 2 / 3, 0.8 * 2 / 3])
+
+
+def test_the_brier_score_of_rows_that_are_watched_for_a_while_is_that_of_all():
+    random = np.random.default_rng(0)
+    rows, horizon = 40_000, 100.0
+    rate = np.exp(random.normal(-5, 1, rows))
+    times, watched = random.exponential(1 / rate), random.exponential(150, rows)
+    risk = 0.6 * (1 - np.exp(-rate * horizon))
+    truth = float(np.mean((risk - (times <= horizon)) ** 2))
+    seen, events = np.minimum(times, watched), (times <= watched).astype(float)
+    known = (seen >= horizon) | (events > 0)
+    naive = float(np.mean((risk - ((seen <= horizon) & (events > 0)))[known] ** 2))
+    assert survival.brier_at(risk, seen, events, horizon) == pytest.approx(truth, abs=0.006)
+    assert abs(naive - truth) > 0.02
+    everything = survival.brier_at(risk, times, np.ones(rows), horizon)
+    assert everything == pytest.approx(truth, abs=1e-9), "nobody was lost"
 
 
 def test_a_fitted_head_foretells_the_true_risks():

@@ -2,6 +2,7 @@
 
 Nobody waits for a batch to fill: a lone request starts at once. Under load the queue fills while the runners compute,
 so batches grow by themselves. A row that makes its batch fail is found by halving; its mates are answered.
+Heat maps, which cost as much as fifty answers, wait apart: all other rows go first.
 """
 
 import asyncio
@@ -77,12 +78,17 @@ Waiting = tuple[Ticket, int]
 """A ticket and the number of one of its rows."""
 
 
+def is_map(row: Row) -> bool:
+    """Whether a row asks for a heat map."""
+    return bool(row.get("explain"))
+
+
 class Batcher:
     """Runner threads behind a bounded queue.
 
     Args:
         loop: the event loop of those who submit; all methods but `close` are called on it.
-        limits: `batch`, `batch_size` and `answer_seconds` are used.
+        limits: `batch`, `batch_size`, `explaining` and `answer_seconds` are used.
         queue: while so many rows wait, further requests are refused.
         runners: how many batches are computed at the same time.
     """
@@ -95,6 +101,8 @@ class Batcher:
         self.room = queue
         self.metrics = metrics
         self.waiting: deque[Waiting] = deque()
+        self.maps: deque[Waiting] = deque()
+        """Rows that ask for heat maps; one is taken when no other row waits."""
         self.lock = threading.Lock()
         self.idle: list[threading.Lock] = []
         """A held lock for each runner that waits; releasing it wakes the runner."""
@@ -102,7 +110,11 @@ class Batcher:
         self.closed = False
         self.computing = 0
         """Rows that the runners compute now."""
-        self.seconds_per_row = 0.0
+        self.mapping = 0
+        """Those of them that ask for heat maps."""
+        self.most_maps = max(1, runners - 1)
+        """Maps that are computed at the same time; of several runners one is left to the other rows."""
+        self.seconds_per_row = self.seconds_per_map = 0.0
         self.paces: dict[int, float] = {}
         """Seconds that a row of each model took of late."""
         self.client: object = None
@@ -117,25 +129,31 @@ class Batcher:
         Raises:
             HttpError: 503 when the queue is full, or so slow that the answer would come too late.
         """
-        depth = len(self.waiting)
-        # A list gets in as easily as a lone row, so the last one may reach beyond the end of the queue.
-        if depth >= self.room or (depth and self.seconds_to_wait() > self.limits.answer_seconds):
-            self.metrics.count("rejected")
-            raise HttpError(503, "the server is busy; try again later", retry_after=self.retry_after())
+        kinds = {is_map(row) for row in rows}
+        for maps in kinds:
+            self.refuse_full(maps)
         ticket = Ticket(model, rows, top, self.loop.create_future())
         ticket.timer = self.loop.call_later(self.limits.answer_seconds, self.expire, ticket)
         with self.lock:
-            self.waiting.extend([(ticket, i) for i in range(len(rows))])
+            for i, row in enumerate(rows):
+                (self.maps if is_map(row) else self.waiting).append((ticket, i))
         if not self.waking:
             # After the other requests that have been read already, so that they share the batch.
             self.waking = True
             self.loop.call_soon(self.wake)
         return ticket
 
+    def refuse_full(self, maps: bool) -> None:
+        # A list gets in as easily as a lone row, so the last one may reach beyond the end of the queue.
+        depth, room = (len(self.maps), self.limits.explaining) if maps else (len(self.waiting), self.room)
+        if depth >= room or (depth and self.seconds_to_wait(maps) > self.limits.answer_seconds):
+            self.metrics.count("rejected")
+            raise HttpError(503, "the server is busy; try again later", retry_after=self.retry_after(maps))
+
     def wake(self) -> None:
         self.waking = False
         with self.lock:
-            for _ in range(min(len(self.idle), len(self.waiting))):
+            for _ in range(min(len(self.idle), self.depth)):
                 # The runner that stopped last: its core still has the model at hand.
                 self.idle.pop().release()
 
@@ -169,7 +187,8 @@ class Batcher:
         if not ticket.future.done():
             self.metrics.count("expired")
             detail = f"not answered within {self.limits.answer_seconds:g} seconds"
-            ticket.future.set_exception(HttpError(504, detail, retry_after=self.retry_after()))
+            wait = self.retry_after(any(map(is_map, ticket.rows)))
+            ticket.future.set_exception(HttpError(504, detail, retry_after=wait))
         self.leave(ticket)
 
     def leave(self, ticket: Ticket) -> None:
@@ -177,18 +196,20 @@ class Batcher:
             ticket.timer.cancel()
         with self.lock:
             self.waiting = deque(item for item in self.waiting if item[0] is not ticket)
+            self.maps = deque(item for item in self.maps if item[0] is not ticket)
 
-    def seconds_to_wait(self) -> float:
-        """Until what waits now is worked off, at the pace of late."""
-        return len(self.waiting) * self.seconds_per_row / len(self.runners)
+    def seconds_to_wait(self, maps: bool) -> float:
+        """Until what waits now is worked off, at the pace of late; for a heat map, the maps before it too."""
+        plain = len(self.waiting) * self.seconds_per_row / len(self.runners)
+        return plain + len(self.maps) * self.seconds_per_map / self.most_maps if maps else plain
 
-    def retry_after(self) -> int:
+    def retry_after(self, maps: bool) -> int:
         """The seconds to wait as a whole number between 1 and 30."""
-        return max(1, min(30, math.ceil(self.seconds_to_wait())))
+        return max(1, min(30, math.ceil(self.seconds_to_wait(maps))))
 
     @property
     def depth(self) -> int:
-        return len(self.waiting)
+        return len(self.waiting) + len(self.maps)
 
     def close(self) -> None:
         """Stop the runners after what they compute now."""
@@ -205,23 +226,25 @@ class Batcher:
         awake = threading.Lock()
         awake.acquire()
         batch: list[Waiting] = []
-        while batch := self.take(awake, done=len(batch)):
+        while batch := self.take(awake, done=batch):
             started = time.perf_counter()
             ticket = batch[0][0]
             results = compute(ticket.model, [waiting.rows[i] for waiting, i in batch], ticket.top)
             self.loop.call_soon_threadsafe(self.deliver, batch, results, time.perf_counter() - started)
 
-    def take(self, awake: threading.Lock, done: int) -> list[Waiting]:
+    def take(self, awake: threading.Lock, done: list[Waiting]) -> list[Waiting]:
         """Wait for work and take a fair share of it; an empty list when the batcher is closed."""
         with self.lock:
-            self.computing -= done
+            self.computing -= len(done)
+            self.mapping -= maps_in(done)
         while True:
             with self.lock:
                 if self.closed:
                     return []
-                if self.waiting:
-                    batch = self.pick()
+                if self.waiting or (self.maps and self.mapping < self.most_maps):
+                    batch = self.pick() if self.waiting else [self.maps.popleft()]
                     self.computing += len(batch)
+                    self.mapping += maps_in(batch)
                     return batch
                 self.idle.append(awake)
             awake.acquire()
@@ -254,6 +277,8 @@ class Batcher:
 
     def deliver(self, batch: list[Waiting], results: list[Result], seconds: float) -> None:
         first, place = batch[0]
+        if maps_in(batch):
+            self.seconds_per_map += 0.3 * (seconds - self.seconds_per_map)
         self.note(first.model, results, seconds, usual=first.lengths[place] <= self.limits.batch_size)
         for (ticket, i), result in zip(batch, results, strict=True):
             ticket.results[i] = result
@@ -274,6 +299,10 @@ class Batcher:
         for result in results:
             if isinstance(result, Failed):
                 self.metrics.count("failed_inputs")
+
+
+def maps_in(batch: list[Waiting]) -> int:
+    return sum(is_map(ticket.rows[i]) for ticket, i in batch)
 
 
 def compute(model: Model, rows: list[Row], top: int) -> list[Result]:

@@ -23,6 +23,9 @@ class Limits:
     """More inputs in one request are refused with 422."""
     explained: int = 4
     """More inputs of one request that ask for a heat map are refused with 422; each costs as much as 49 answers."""
+    explaining: int = 8
+    """While so many inputs that ask for a heat map wait in one worker, a request for another gets 503 with Retry-After
+    at once. They do not count in `queue`, and all other inputs go before them."""
     text_characters: int = 100_000
     """A longer text in an input is refused with 422; a task may allow less."""
     json_depth: int = 16

@@ -81,7 +81,7 @@ def operation(route: Route, models: Sequence[Model], guarded: bool) -> dict[str,
     if route.shape == "predict":
         parameters.append({"name": "top", "in": "query", "schema": {"$ref": "#/components/schemas/Top"}})
         if any(model.task.explains for model in models):
-            about = "of a file: also a heat map of what the answer rests on"
+            about = "also a heat map of what each answer rests on"
             switch = {"type": "string", "enum": ["true", "false"]}
             parameters.append({"name": "explain", "in": "query", "description": about, "schema": switch})
     success = {"description": "OK", "headers": HEADERS, "content": content(route)}

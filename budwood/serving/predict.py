@@ -30,10 +30,10 @@ async def predict(service: Service, request: Request) -> Response:
         service.refuse_unready()
         value = strict_json.parse(body, service.limits)
         if isinstance(value, dict) and "inputs" not in value:
-            value |= explain(request)
+            value = explain(request) | value
     top = service.top(request)
     if isinstance(value, dict) and "inputs" in value and "inputs" not in task.inputs:
-        results = await service.results(request, many(service, request.model, value), top)
+        results = await service.results(request, many(service, request.model, value, explain(request)), top)
         refuse_if_all_failed(results)
         return Response(b'{"outputs": [' + b", ".join([result.body for result in results]) + b"]}")
     (answer,) = await service.answer(request, (service.parse(request.model, value),), top, task.inputs[0])
@@ -41,7 +41,7 @@ async def predict(service: Service, request: Request) -> Response:
 
 
 def explain(request: Request) -> dict[str, bool]:
-    """`?explain=true` beside a file, as `"explain": true` in JSON: with a heat map. Raises HttpError 422."""
+    """`?explain=true`, as `"explain": true` of each input that does not say it itself. Raises HttpError 422."""
     if not request.scope["query_string"] or not request.model.task.explains:
         return {}
     value = request.query().get("explain")
@@ -63,8 +63,11 @@ def refuse_if_all_failed(results: list[Answered | Failed]) -> None:
         raise failures[0].error("inputs[0]")
 
 
-def many(service: Service, model: Model, value: dict[str, Any]) -> list[Row]:
-    """The rows of `{"inputs": […]}`; a bare string stands for a row's main field. Raises HttpError 422."""
+def many(service: Service, model: Model, value: dict[str, Any], shared: dict[str, bool]) -> list[Row]:
+    """The rows of `{"inputs": […]}`, each with the `shared` fields; a bare string stands for a row's main field.
+
+    Raises HttpError 422.
+    """
     unknown = sorted(set(value) - {"inputs"})
     if unknown:
         raise HttpError(422, f"unknown field {unknown[0][:50]!r} beside inputs", field=unknown[0][:50])
@@ -76,6 +79,7 @@ def many(service: Service, model: Model, value: dict[str, Any]) -> list[Row]:
         raise HttpError(422, detail, field="inputs")
     main = model.task.inputs[0]
     rows = [{main: item} if isinstance(item, str) else item for item in items]
+    rows = [shared | row if isinstance(row, dict) else row for row in rows]
     found = [service.parse(model, row, f"inputs[{i}]") for i, row in enumerate(rows)]
     if (maps := sum(bool(row.get("explain")) for row in found)) > service.limits.explained:
         detail = f"{maps} inputs ask for a heat map, at most {service.limits.explained} are drawn for one request"

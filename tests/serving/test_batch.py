@@ -62,7 +62,8 @@ class Bench:
     board: Board
 
     def submit(self, *texts: str, top: int = 3, gate: Gate | None = None) -> Ticket:
-        return self.batcher.submit(self.model(gate or self.gate), [{"text": text} for text in texts], top)
+        rows = [{"text": text, "explain": text.startswith("map")} for text in texts]
+        return self.batcher.submit(self.model(gate or self.gate), rows, top)
 
     def at_once(self, *texts: str, client: object = "one", gate: Gate | None = None) -> list[Any]:
         rows = [{"text": text} for text in texts]
@@ -273,6 +274,52 @@ def test_a_list_is_refused_no_sooner_than_a_lone_row(waiting: int) -> None:
         assert labels(await bench.submit("g").future) == ["g"]
 
     with_bench(body, queue=3)
+
+
+def test_heat_maps_wait_until_no_other_row_does() -> None:
+    async def body(bench: Bench) -> None:
+        tickets = [await bench.busy(), bench.submit("map 1", "map 2"), bench.submit("a"), bench.submit("map 3", "b")]
+        assert bench.batcher.depth == 5
+        bench.gate.opened.set()
+        assert labels(await tickets[3].future) == ["map 3", "b"]
+        await asyncio.gather(*(ticket.future for ticket in tickets))
+
+    assert with_bench(body).batches == [["first"], ["a", "b"], ["map 1"], ["map 2"], ["map 3"]]
+
+
+def test_only_so_many_heat_maps_wait_and_a_plain_row_still_gets_in() -> None:
+    async def body(bench: Bench) -> None:
+        tickets = [await bench.busy(), bench.submit("map 1"), bench.submit("map 2", "map 3")]
+        bench.batcher.seconds_per_map = 2.0
+        for texts in (["map 4"], ["plain", "map 5"]):
+            with pytest.raises(HttpError) as caught:
+                bench.submit(*texts)
+            assert (caught.value.status, dict(caught.value.headers)[b"retry-after"]) == (503, b"6")
+        tickets.append(bench.submit("plain"))
+        bench.batcher.cancel(tickets.pop(1))
+        bench.batcher.seconds_per_map = 6.0  # of two that wait, so the third would come too late
+        with pytest.raises(HttpError, match="503"):
+            bench.submit("map 6")
+        bench.gate.opened.set()
+        await asyncio.gather(*(ticket.future for ticket in tickets))
+        assert 0 < bench.batcher.seconds_per_map < 6.0
+        assert labels(await bench.submit("map 7").future) == ["map 7"]
+
+    assert with_bench(body, explaining=3).batches == [["first"], ["plain"], ["map 2"], ["map 3"], ["map 7"]]
+
+
+def test_heat_maps_leave_one_runner_to_the_other_rows() -> None:
+    async def body(bench: Bench) -> None:
+        maps = [bench.submit(f"map {i}") for i in range(4)]
+        for _ in range(2):
+            await asyncio.to_thread(bench.gate.started.acquire)
+        plain = bench.submit("plain")
+        await asyncio.to_thread(bench.gate.started.acquire)
+        assert sorted(bench.gate.batches) == [["map 0"], ["map 1"], ["plain"]]
+        bench.gate.opened.set()
+        await asyncio.gather(*(ticket.future for ticket in (*maps, plain)))
+
+    with_bench(body, runners=3)
 
 
 def test_a_cancelled_request_leaves_the_queue() -> None:

@@ -82,6 +82,14 @@ def test_a_request_may_ask_for_so_many_and_no_more(server: Handle, photo: bytes)
     assert "3 inputs ask for a heat map, at most 2" in refused.json()["detail"]
 
 
+def test_the_query_asks_for_every_input_of_a_list_that_does_not_say_otherwise(server: Handle, photo: bytes) -> None:
+    inputs = [encoded(photo), {"image": encoded(photo), "explain": False}]
+    found = httpx.post(f"{server.url}/predict?explain=true", json={"inputs": inputs}, timeout=30).raise_for_status()
+    assert ["explanation" in answer for answer in found.json()["outputs"]] == [True, False]
+    refused = httpx.post(f"{server.url}/predict?explain=true", json={"inputs": [encoded(photo)] * 3})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "explain")
+
+
 @pytest.mark.parametrize(("json", "query"), [({"explain": "yes"}, ""), ({}, "?explain=1"), ({}, "?heat=true")])
 def test_what_is_neither_true_nor_false_is_refused(
     server: Handle, photo: bytes, json: dict[str, Any], query: str

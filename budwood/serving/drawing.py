@@ -1,8 +1,10 @@
 """POST /models/{name}/drawing: an input as the model's task draws it, for the page. Only tasks that draw have it."""
 
 import asyncio
+import threading
 
 from budwood.core.errors import DataError
+from budwood.core.task import Row, Task
 from budwood.serving import strict_json
 from budwood.serving.errors import HttpError
 from budwood.serving.http import Request, Response
@@ -16,8 +18,9 @@ HEADERS = (
     (b"cache-control", b"no-store"),
 )
 """Whoever opens the answer as a page of its own gets a picture, and nothing that acts."""
-RUNNING = [0]
-"""Drawings that this process makes; all handlers run in one thread."""
+PLACES = threading.BoundedSemaphore(MOST_AT_ONCE)
+"""One for each drawing that this process may make at once. The thread that draws gives it back: it goes on when the
+client, and with it the handler, is gone."""
 
 
 async def drawing(service: Service, request: Request) -> Response:
@@ -29,13 +32,19 @@ async def drawing(service: Service, request: Request) -> Response:
     body = await request.json_body(service.limits)
     service.refuse_unready()
     row = service.parse(request.model, strict_json.parse(body, service.limits))
-    if RUNNING[0] >= MOST_AT_ONCE:
+    if not PLACES.acquire(blocking=False):
         raise HttpError(503, "too many drawings at the same time", retry_after=1)
-    RUNNING[0] += 1
+    thread = asyncio.get_running_loop().run_in_executor(None, drawn, task, row)
     try:
-        svg = await asyncio.to_thread(task.drawing, row)
+        # Shielded: a thread that never began would keep its place.
+        svg = await asyncio.shield(thread)
     except DataError as error:
         raise HttpError(422, error.cause, field=error.where) from error
-    finally:
-        RUNNING[0] -= 1
     return Response(svg.encode(), content_type=b"image/svg+xml", headers=HEADERS)
+
+
+def drawn(task: Task, row: Row) -> str:
+    try:
+        return task.drawing(row)
+    finally:
+        PLACES.release()

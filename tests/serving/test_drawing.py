@@ -1,6 +1,10 @@
 """The drawing of an input over HTTP: an SVG that acts as nothing, for models that draw, within limits."""
 
+import asyncio
+import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -11,6 +15,8 @@ pytest.importorskip("rdkit", reason="molecules need the extra chem")
 import compounds
 
 from budwood.serving import drawing
+from budwood.serving.errors import HttpError
+from budwood.serving.limits import Limits
 from budwood.serving.model import Served
 from budwood.serving.server import start
 
@@ -52,8 +58,41 @@ def test_other_models_and_other_names_have_no_drawing(chemist: httpx.Client, cli
 
 
 def test_only_a_few_are_drawn_at_the_same_time(chemist: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "RUNNING", [drawing.MOST_AT_ONCE])
+    monkeypatch.setattr(drawing, "PLACES", threading.BoundedSemaphore(1))
+    drawing.PLACES.acquire()
     reply = chemist.post("/models/drugs/drawing", json={"smiles": "CC"})
     assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
-    monkeypatch.setattr(drawing, "RUNNING", [0])
+    drawing.PLACES.release()
     assert chemist.post("/models/drugs/drawing", json={"smiles": "CC"}).status_code == 200
+
+
+def test_a_drawing_counts_until_it_is_done_though_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(row: object) -> str:
+        begun.set()
+        assert go.wait(20)
+        return "<svg/>"
+
+    async def body() -> bytes:
+        return b"{}"
+
+    task = SimpleNamespace(draws=True, drawing=slow)
+    service: Any = SimpleNamespace(
+        find=lambda _: SimpleNamespace(task=task), refuse_unready=lambda: None, limits=Limits(), parse=lambda *_: {}
+    )
+    request: Any = SimpleNamespace(parameters={"name": "x"}, json_body=lambda _: body())
+    monkeypatch.setattr(drawing, "PLACES", threading.BoundedSemaphore(1))
+
+    async def main() -> None:
+        handler = asyncio.create_task(drawing.drawing(service, request))
+        await asyncio.to_thread(begun.wait, 20)
+        handler.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await handler
+        with pytest.raises(HttpError, match="503"):
+            await drawing.drawing(service, request)
+        go.set()
+
+    asyncio.run(main())  # it waits for its threads
+    assert drawing.PLACES.acquire(blocking=False)

@@ -147,7 +147,7 @@ def front_matter(draft: Draft, facts: CardFacts) -> str:
             "emissions": round(facts.energy.grams, 4),
             "source": f"{facts.energy.method}; {facts.energy.grams_per_kwh:.0f} g per kWh, {facts.energy.grid}",
             "training_type": "fine-tuning",
-            "geographical_location": "not recorded",
+            "geographical_location": facts.energy.country or "not recorded",
             "hardware_used": str(facts.machine.get("cpu", "not recorded")),
         },
         "model-index": [{"name": facts.name, "results": [result(draft, facts)]}],

@@ -166,6 +166,8 @@ class Energy:
     grams_per_kwh: float = GRAMS_PER_KWH
     """Of CO2, of the grid that was drawn from."""
     grid: str = "world average of 2024 (Ember)"
+    country: str = ""
+    """Where it was drawn, where that was named."""
 
     @property
     def grams(self) -> float:
@@ -221,8 +223,11 @@ class EnergyMeter:
         """Energy from entering the block until now, or until its end."""
         if self._tracker is not None:
             wh, grams = self._tracker.read()
-            intensity = 1000 * grams / wh if wh else GRAMS_PER_KWH
-            return Energy(wh, "codecarbon, offline, of this process", intensity, self._tracker.country)
+            method, country = "codecarbon, offline, of this process", self._tracker.country
+            if not wh:
+                # Nothing was counted yet, so the intensity of this country's grid is not known.
+                return Energy(wh, method, country=country)
+            return Energy(wh, method, 1000 * grams / wh, country, country)
         seconds, before = self._start
         after = rapl_joules()
         if before and after.keys() == before.keys():

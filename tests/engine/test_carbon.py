@@ -54,7 +54,11 @@ def test_energy_and_grid_are_codecarbon_s_where_a_country_is_named(codecarbon, m
         assert meter.energy.wh == pytest.approx(2.0)
     energy = meter.energy
     assert energy == meter.energy
-    assert (energy.grid, energy.method) == ("Germany", "codecarbon, offline, of this process")
+    assert (energy.grid, energy.country, energy.method) == (
+        "Germany",
+        "Germany",
+        "codecarbon, offline, of this process",
+    )
     assert energy.grams_per_kwh == pytest.approx(350)
     assert energy.grams == pytest.approx(0.7)
     (tracker,) = codecarbon.made
@@ -62,6 +66,15 @@ def test_energy_and_grid_are_codecarbon_s_where_a_country_is_named(codecarbon, m
     assert tracker.options["country_iso_code"] == "DEU"
     assert not tracker.options["save_to_file"]
     assert not tracker.options["save_to_api"]
+
+
+def test_before_anything_was_counted_the_world_s_figure_is_not_called_the_country_s(codecarbon, monkeypatch):
+    monkeypatch.setenv("BUDWOOD_COUNTRY", "DEU")
+    monkeypatch.setattr(USED, "energy_consumed", 0.0)
+    with machine.EnergyMeter() as meter:
+        pass
+    assert (meter.energy.wh, meter.energy.grams_per_kwh, meter.energy.country) == (0.0, 473.0, "Germany")
+    assert "world average" in meter.energy.grid
 
 
 def test_an_unknown_country_is_refused_before_anything_is_measured(codecarbon, monkeypatch):

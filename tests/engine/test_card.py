@@ -80,6 +80,9 @@ def test_front_matter_is_filled() -> None:
     assert values["metrics"] == ["accuracy", "macro_f1"]
     assert values["co2_eq_emissions"]["emissions"] == pytest.approx(2.0 / 1000 * 473)
     assert "assumed" in values["co2_eq_emissions"]["source"]
+    assert values["co2_eq_emissions"]["geographical_location"] == "not recorded"
+    elsewhere = parsed(model_card(draft(), facts(energy=Energy(2.0, "measured", 350.0, "Germany", "Germany"))))
+    assert elsewhere["co2_eq_emissions"]["geographical_location"] == "Germany"
     (model,) = values["model-index"]
     (result,) = model["results"]
     assert result["dataset"]["split"] == "test"

@@ -16,6 +16,7 @@ from budwood.core.task import Row
 from budwood.engine.collection import Collection
 from budwood.engine.columns import choose_columns, find, split_names
 from budwood.engine.image_rows import HEAD, Item, image_files, is_image_name, naming_table, reading_of
+from budwood.engine.label_cells import plain_numbers, to_labels
 from budwood.engine.reading import Reading, Source, describe, read_source, reader_of, typed_rows
 from budwood.engine.table import Place, Table, note
 
@@ -44,6 +45,7 @@ class ImageTable(Collection):
         first = targets[0] if targets else None
         columns = choose_columns(source.table, source.path.name, target=first, input=column, group=group)
         rows, more = typed_rows(source, columns)
+        rows, changed = with_plain_numbers(rows)
         if len(targets) > 1:
             rows = with_all(rows, source, [find(source.table, name, source.path.name, "--target") for name in targets])
         files = found_files(source.path.parent, [str(row["text"]) for row in rows])
@@ -57,7 +59,7 @@ class ImageTable(Collection):
                 refused.append((place, problem(name, found, source.path.parent)))
             else:
                 items.append(Item(found[0], place, {key: value for key, value in row.items() if key != "text"}))
-        notes = [*source.table.notes, note("input", column, "it names image files"), *columns.notes, *more]
+        notes = [*source.table.notes, note("input", column, "it names image files"), *columns.notes, *more, *changed]
         facts = {"sources": [describe(source)], "target": target or columns.target, "group": columns.group}
         return reading_of(items, source.path, notes, facts | {"input": [column]}, refused)
 
@@ -101,11 +103,20 @@ class ImageTable(Collection):
 
 def with_all(rows: Sequence[Row], source: Source, targets: Sequence[str]) -> list[Row]:
     """Rows whose label has a value of each of several columns; none where a cell is empty."""
+    columns = {name: plain_numbers(to_labels([row[name] for row in source.table.rows])[0])[0] for name in targets}
     made: list[Row] = []
-    for row, cells in zip(rows, source.table.rows, strict=True):
-        values = {name: "" if cells[name] is None else str(cells[name]).strip() for name in targets}
+    for place, row in enumerate(rows):
+        values = {name: column[place] for name, column in columns.items()}
         made.append({**row, "label": values if all(values.values()) else ""})
     return made
+
+
+def with_plain_numbers(rows: Sequence[Row]) -> tuple[list[Row], tuple[str, ...]]:
+    """Rows whose labels have points for decimal commas; see `plain_numbers`."""
+    labels, notes = plain_numbers([row["label"] or None for row in rows])
+    return [
+        {**row, "label": row["label"] if label is None else label} for row, label in zip(rows, labels, strict=True)
+    ], notes
 
 
 def head_of(path: Path) -> Table:

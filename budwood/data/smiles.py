@@ -14,9 +14,9 @@ from budwood.core.errors import DataError, require
 from budwood.core.task import Row
 from budwood.engine.collection import Collection
 from budwood.engine.columns import Columns, choose_columns, plain_name
-from budwood.engine.label_cells import is_number, to_labels
+from budwood.engine.label_cells import Label, is_number, plain_numbers, to_labels
 from budwood.engine.library import IDS, SUFFIXES, open_library
-from budwood.engine.molecule_labels import NO_LABEL
+from budwood.engine.molecule_labels import NO_LABEL, as_number
 from budwood.engine.smiles_columns import NAMES, find_smiles_column
 from budwood.engine.table import Place, Table, Value, note
 
@@ -154,8 +154,19 @@ def values_of(cells: Sequence[Value]) -> list[Any]:
     labels, _ = to_labels(cells)
     known = {label for label in labels if isinstance(label, str)}
     if len(known) > 2 and all(is_number(label) for label in known):
-        return [None if label is None else float(str(label).rstrip("%").replace(",", ".")) for label in labels]
+        return [None if label is None else number_in(label) for label in plain_numbers(labels)[0]]
     return list(labels)
+
+
+def number_in(label: Label) -> float:
+    number = as_number(label)
+    if number is None:
+        raise DataError(
+            f"{label!r} may be read in two ways",
+            where="the label column",
+            fix="write numbers with a point and without signs between thousands: 1200 or 1.2; percent for all or none",
+        )
+    return number
 
 
 def typed(source: "Source", smiles: str, group: str | None, labels: Sequence[Any]) -> Kept:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 
 from budwood.engine.table import Value, note
 
-__all__ = ["Label", "is_number", "to_labels"]
+__all__ = ["Label", "is_number", "plain_numbers", "to_labels"]
 
 Label = str | list[str] | None
 """One label, several, or None where the cell is empty."""
 
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)?|\.\d+)([eE][+-]?\d+)?%?")
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}%?")
+MOST = 0.8
+"""Share of the cells that are numbers from which the others are mistakes."""
 WHOLE = re.compile(r"([+-]?\d+)\.0+")
 LIST = re.compile(r"\[\s*(['\"].*['\"])?\s*\]", re.DOTALL)
 LIST_LIMIT = 100_000
@@ -45,6 +48,33 @@ def to_labels(values: Sequence[Value]) -> tuple[list[Label], tuple[str, ...]]:
     if len(kinds) > 1:
         notes.append(note("label types", ", ".join(kinds), "made into texts"))
     return list(labels), tuple(notes)
+
+
+def plain_numbers(labels: Sequence[Label]) -> tuple[list[Label], tuple[str, ...]]:
+    """A column of numbers without decimal commas and percent signs, and notes on what was changed.
+
+    A comma is a decimal one where no number of the column has a point and at least one could not have a comma between
+    thousands. `1,200` alone may be either, and stays as it is; so do percent signs that only some have. Neither is a
+    number to whoever reads the labels.
+    """
+    numbers = [label for label in labels if isinstance(label, str) and is_number(label)]
+    if len(numbers) < MOST * sum(label is not None for label in labels):
+        return list(labels), ()
+    commas = [cell for cell in numbers if "," in cell]
+    decimal = not any("." in cell for cell in numbers) and not all(map(THOUSANDS.fullmatch, commas))
+    percent = all(cell.endswith("%") for cell in numbers)
+    notes = [note("decimal comma", f"{len(commas):,} rows", f"{commas[0]} is a number")] if commas and decimal else []
+    notes += (
+        [note("percent", f"{len(numbers):,} rows", "all numbers have the sign, and it is left out")] if percent else []
+    )
+
+    def plain(label: Label) -> Label:
+        if not isinstance(label, str) or not is_number(label):
+            return label
+        bare = label.rstrip("%") if percent else label
+        return bare.replace(",", ".") if decimal else bare
+
+    return [plain(label) for label in labels] if numbers else list(labels), tuple(notes) if numbers else ()
 
 
 def as_label(value: Value) -> str | None:

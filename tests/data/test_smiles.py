@@ -77,6 +77,16 @@ def test_numbers_stay_numbers_and_splits_are_kept(tmp_path: Path) -> None:
     assert [(row["label"], row["split"]) for row in rows] == [(-0.5, "train"), (1.25, "test"), (2.0, "train")]
 
 
+def test_decimal_commas_are_read_and_what_may_be_thousands_is_refused(tmp_path: Path) -> None:
+    decimal = write(tmp_path, "a.csv", 'smiles,y\nCCO,"1,5"\nCCN,"2,25"\nCCC,3\n')
+    assert [row["label"] for row in READER.read(decimal, None, None, None).dataset] == [1.5, 2.25, 3.0]
+    for odd in ('"1,200"', "50%"):
+        either = write(tmp_path, "b.csv", f"smiles,y\nCCO,{odd}\nCCN,950\nCCC,700\n")
+        with pytest.raises(DataError, match="two ways") as caught:
+            READER.read(either, None, None, None)
+        assert odd.strip('"') in caught.value.cause
+
+
 def test_several_candidates_are_asked_about(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "smiles,weight,logS\n" + "".join(f"{'C' * i},{i},{i / 2}\n" for i in range(1, 30)))
     with pytest.raises(DataError, match="label") as caught:

@@ -105,3 +105,12 @@ def test_numbers_beyond_what_floats_can_square_are_refused(
     with pytest.raises(DataError, match=r"too large to learn|too little to be told apart"):
         planned(monkeypatch, job(data), tmp_path)
     assert flow.doctor(data)
+
+
+def test_decimal_commas_are_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    data = table(tmp_path / "greys", [f"{n},{n % 7}" for n in range(60)])
+    splits, kind = adapting.read(job(data), lambda what, step, total, note: said.append(note))
+    assert kind.name == "image_regression"
+    assert splits.train.rows[0]["label"].replace(".", "").isdigit()
+    assert any(note.startswith("decimal comma=60 rows") for note in said)

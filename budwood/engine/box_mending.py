@@ -21,8 +21,8 @@ from budwood.engine.findings import Finding
 __all__ = ["write_mended"]
 
 FILE = "_annotations.coco.json"
-WHOLE = ("duplicate", "leakage")
-"""Findings whose images are left out whole."""
+Mended = tuple[str, bool, tuple[float, ...]]
+"""An object that stays: label, whether it is a crowd, and corners."""
 FOLDERS = {"train": "train", "validation": "valid", "test": "test"}
 
 
@@ -30,7 +30,8 @@ def write_mended(examined: Examined, findings: Sequence[Finding], folder: Path) 
     """Write `folder/[train|valid|test/]` with images and one COCO file each; after a crash it is whole or absent.
 
     Boxes are rewritten in their right convention, scaled to the image, cut at its edges, and left out where they are
-    no object or mark one twice; labels are spelt alike; images that are there twice are kept once.
+    no object or mark one twice; labels are spelt alike; images that are there twice are kept once, with the objects of
+    all of their annotations.
 
     Raises:
         UsageError: the folder exists; nothing is ever overwritten.
@@ -39,13 +40,10 @@ def write_mended(examined: Examined, findings: Sequence[Finding], folder: Path) 
         raise UsageError(
             f"{folder.name} already exists", where=str(folder), fix="name a folder that does not exist yet"
         )
-    dropped = {place for item in findings if item.kind in WHOLE for place in item.rows}
-    dropped |= {place for place, _ in examined.broken}
     rename = {old: new for item in findings for old, new in item.rename.items()}
-    parts: dict[str, list[Settled]] = defaultdict(list)
-    for one in examined.settled:
-        if one.item.place not in dropped:
-            parts[FOLDERS.get(one.item.split or "", "")].append(one)
+    parts: dict[str, list[list[Settled]]] = defaultdict(list)
+    for group in kept_images(examined, findings):
+        parts[FOLDERS.get(group[0].item.split or "", "")].append(group)
     names = sorted({rename.get(thing.label, thing.label) for one in examined.settled for thing in one.item.objects})
     with staged(folder) as stage:
         for part, members in parts.items():
@@ -54,8 +52,27 @@ def write_mended(examined: Examined, findings: Sequence[Finding], folder: Path) 
             (stage / part / FILE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
+def kept_images(examined: Examined, findings: Sequence[Finding]) -> list[list[Settled]]:
+    """The images that stay, each with all annotations of its bytes, the one to write first."""
+    hashes = examined.hashes
+    left_out = {place for item in findings if item.kind == "leakage" for place in item.rows}
+    left_out |= {place for place, _ in examined.broken}
+    repeats = {place for item in findings if item.kind == "duplicate" for place in item.rows} - left_out
+    groups: list[list[Settled]] = []
+    first: dict[str, list[Settled]] = {}
+    for one in examined.settled:
+        place = one.item.place
+        if place in repeats and hashes[place] in first:
+            first[hashes[place]].append(one)
+        elif place not in left_out:
+            groups.append([one])
+            if one.item.split != "test" and place in hashes:
+                first.setdefault(hashes[place], groups[-1])
+    return groups
+
+
 def annotations(
-    members: Sequence[Settled],
+    members: Sequence[Sequence[Settled]],
     names: Sequence[str],
     rename: dict[str, str],
     convention: Convention | None,
@@ -66,12 +83,13 @@ def annotations(
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     files = FileNames()
-    for number, one in enumerate(members, 1):
+    for number, group in enumerate(members, 1):
+        one = group[0]
         source = one.item.image
         name = files.unused(source.stem, source.suffix)
         shutil.copyfile(source, folder / name)
         images.append({"id": number, "file_name": name, "width": one.width, "height": one.height})
-        for label, crowd, (x1, y1, x2, y2) in mended(one, rename, convention):
+        for label, crowd, (x1, y1, x2, y2) in together([mended(each, rename, convention) for each in group]):
             box = [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)]
             entry = {"id": len(objects) + 1, "image_id": number, "category_id": ids[label], "bbox": box}
             objects.append(entry | {"area": round(box[2] * box[3], 3), "iscrowd": int(crowd)})
@@ -79,10 +97,21 @@ def annotations(
     return {"images": images, "annotations": objects, "categories": categories}
 
 
-def mended(
-    one: Settled, rename: dict[str, str], convention: Convention | None
-) -> list[tuple[str, bool, tuple[float, ...]]]:
-    """The objects of an image that stay: label, whether it is a crowd, and corners."""
+def together(parts: Sequence[list[Mended]]) -> list[Mended]:
+    """The objects of all annotations of one image, each once."""
+    kept = list(parts[0])
+    for part in parts[1:]:
+        known = np.asarray([box for _, _, box in kept], np.float64).reshape(-1, 4)
+        names = [label for label, _, _ in kept]
+        for item in part:
+            overlap = iou(np.asarray([item[2]], np.float64), known)[0]
+            if not any(same > SAME and label == item[0] for same, label in zip(overlap, names, strict=True)):
+                kept.append(item)
+    return kept
+
+
+def mended(one: Settled, rename: dict[str, str], convention: Convention | None) -> list[Mended]:
+    """The objects of an annotation that stay."""
     found = np.asarray(one.boxes, np.float64).reshape(-1, 4)
     size = np.asarray([one.width, one.height] * 2, np.float64)
     if convention is not None:

@@ -129,3 +129,23 @@ def test_images_on_both_sides_of_a_split_are_leaks(tmp_path):
     assert "leakage" not in found(tmp_path / "mended")
     other = scenes.voc(tmp_path / "other", 3)
     assert [place.source[-7:] for place in found(folder, test=other)["leakage"].rows][:3] == ["000.xml", "001.xml"][:3]
+
+
+def test_an_image_that_is_listed_once_for_each_object_keeps_them_all(folder, tmp_path):
+    boxes = [("dark", 10, 10, 30, 30), ("light", 40, 10, 60, 30), ("dark", 70, 10, 90, 30)]
+    for number, mine in enumerate([boxes[:2], boxes[1:2], boxes[2:]]):
+        annotate(folder, f"{number:03}", *mine)
+        if number:
+            shutil.copy(folder / "JPEGImages" / "000.jpg", folder / "JPEGImages" / f"{number:03}.jpg")
+    assert len(found(folder, fix=tmp_path / "mended")["duplicate"].rows) == 2
+    (row,) = (row for row in read_dataset(tmp_path / "mended").dataset if row["image"].endswith("000.jpg"))
+    assert sorted(tuple(item["box"]) for item in row["label"]) == [tuple(map(float, box)) for _, *box in boxes]
+
+
+def test_an_image_with_one_line_that_cannot_be_read_stays(tmp_path):
+    data = scenes.yolo(tmp_path / "y", {"": 12})
+    file = data / "labels" / "000.txt"
+    file.write_text("9 0.5 0.5 0.1 0.1\n" + file.read_text())
+    assert "broken_annotation" in found(data, fix=tmp_path / "mended")
+    content = json.loads((tmp_path / "mended" / "_annotations.coco.json").read_text())
+    assert len(content["images"]) == 12

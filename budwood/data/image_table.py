@@ -15,6 +15,7 @@ from budwood.core.errors import DataError
 from budwood.core.task import Row
 from budwood.engine.collection import Collection
 from budwood.engine.columns import choose_columns, find, split_names
+from budwood.engine.findings import NO_LABEL
 from budwood.engine.image_rows import HEAD, Item, image_files, is_image_name, naming_table, reading_of
 from budwood.engine.label_cells import plain_numbers, to_labels
 from budwood.engine.reading import Reading, Source, describe, read_source, reader_of, typed_rows
@@ -54,7 +55,7 @@ class ImageTable(Collection):
         for row, number in zip(rows, source.table.numbers, strict=True):
             place, name = Place(source.path.name, number), str(row["text"])
             if row["label"] == "":
-                refused.append((place, "there is no label"))
+                refused.append((place, NO_LABEL))
             elif len(found := files[name]) != 1:
                 refused.append((place, problem(name, found, source.path.parent)))
             else:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from budwood.engine.table import Place
 
-__all__ = ["IMBALANCE", "LEAK_GATE", "Finding", "Severity", "as_text", "gravest_first"]
+__all__ = ["IMBALANCE", "LEAK_GATE", "NO_LABEL", "Finding", "Severity", "as_text", "gravest_first"]
 
 Severity = Literal["error", "warning", "info"]
 """error: training on it would mislead; warning: it costs accuracy or trust; info: good to know."""
@@ -14,6 +14,8 @@ Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 IMBALANCE = 20
 """The largest class over the smallest from which accuracy alone misleads."""
+NO_LABEL = "there is no label"
+"""Why an image was left out that can be read."""
 LEAK_GATE = 0.01
 """Share of the test rows that may be leaked before it is an error: more would flatter the score visibly."""
 

@@ -20,7 +20,7 @@ from budwood.core.errors import UsageError
 from budwood.core.task import Row
 from budwood.engine.doctor import Part, class_sizes, merged, spellings, unknown_classes
 from budwood.engine.file_names import FileNames
-from budwood.engine.findings import LEAK_GATE, Finding, gravest_first
+from budwood.engine.findings import LEAK_GATE, NO_LABEL, Finding, gravest_first
 from budwood.engine.images import inspect_image, open_image
 from budwood.engine.label_check import spelling_variants
 from budwood.engine.number_doctor import diagnose_numbers
@@ -85,10 +85,14 @@ def of_labels(train: Images, held: Images) -> Iterable[Finding]:
 
 
 def broken(skipped: Sequence[tuple[Place, str]]) -> Iterable[Finding]:
-    if skipped:
-        place, reason = skipped[0]
-        message = f"{len(skipped):,} files cannot be read as images; {place}: {reason}"
-        rows = tuple(place for place, _ in skipped)
+    if bare := tuple(place for place, reason in skipped if reason == NO_LABEL):
+        message = f"{len(bare):,} images have no label"
+        yield Finding("empty_label", "error", message, bare, "label them, or leave them out", True)
+    unreadable = [(place, reason) for place, reason in skipped if reason != NO_LABEL]
+    if unreadable:
+        place, reason = unreadable[0]
+        message = f"{len(unreadable):,} files cannot be read as images; {place}: {reason}"
+        rows = tuple(place for place, _ in unreadable)
         yield Finding("broken_image", "error", message, rows, "save them again, or leave them out", True)
 
 

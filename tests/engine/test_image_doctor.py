@@ -78,3 +78,16 @@ def test_what_is_mended_stays_in_its_folder_whatever_the_labels_are(tmp_path: Pa
     assert set(tmp_path.iterdir()) == {data, out}
     found = {path.name: len(list(path.iterdir())) for path in out.iterdir()}
     assert found == {"-": 2, "--2": 2, "-etc": 2, "a-b": 2, "up": 2}
+
+
+def test_an_image_without_a_label_is_no_broken_image(tmp_path: Path) -> None:
+    lines = ["image,label"]
+    for number in range(12):
+        picture(tmp_path / f"{number}.png", number)
+        lines.append(f"{number}.png,{('cat', 'dog', '')[number % 3]}")
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    found = {finding.kind: finding for finding in flow.doctor(tmp_path).findings}
+    finding = found["empty_label"]
+    assert finding.message == "4 images have no label"
+    assert "broken_image" not in found
+    assert [place.number for place in finding.rows] == [4, 7, 10, 13]

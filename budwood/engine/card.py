@@ -247,6 +247,11 @@ def how_it_was_measured(draft: Draft, facts: CardFacts) -> str:
     if rows:
         lines += [*markdown_table(["metric", "value", "95 % interval", "rows", "split"], rows), ""]
     lines.append("Every answer went through the code that serves. The rows were kept apart from those of the training.")
+    if draft.data and draft.data.options.group:
+        lines.append(
+            f"Rows of one {code(draft.data.options.group)} stand on one side of the split. Intervals and p values"
+        )
+        lines.append("take rows as independent all the same: where those of a group are alike, the truth is less sure.")
     if "temperature" in draft.calibration:
         fitted = f"with temperature {draft.calibration['temperature']:.3f}, fitted on validation rows"
         lines.append(f"Probabilities are calibrated {fitted} (Guo et al. 2017).")

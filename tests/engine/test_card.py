@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from budwood.core.budget import Budget
 from budwood.core.bundle import Bundle, DataRecord, Draft, Metric, StepRecord
+from budwood.core.dataset import ReadOptions
 from budwood.core.report import Candidate, ShrinkReport
 from budwood.engine.card import CardFacts, ClassFacts, model_card
 from budwood.engine.machine import Energy
@@ -94,6 +95,17 @@ def test_the_hub_accepts_the_front_matter(tmp_path: Path) -> None:
     card = hub.ModelCard(model_card(draft(), facts()))
     assert card.data.eval_results[0].metric_value == 0.91
     assert card.data.base_model == "tiny"
+
+
+def test_groups_are_named_and_what_the_intervals_do_not_know_of_them() -> None:
+    told = "take rows as independent all the same"
+    assert told not in model_card(draft(), facts())
+    data = draft().data
+    assert data is not None
+    grouped = data.model_copy(update={"options": ReadOptions(group="patient")})
+    card = model_card(draft(data=grouped), facts())
+    assert told in card
+    assert "Rows of one `patient` stand on one side" in card
 
 
 def test_a_quantized_bundle_says_so() -> None:

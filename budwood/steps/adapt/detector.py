@@ -48,7 +48,8 @@ class Detector(Step):
         grant = granted(studied.model, pictures, judge, held, limited, self_test=testing)
         tested = grant.self_test if testing else parent.manifest.report.get("self_test")
         report: dict[str, Any] = {"self_test": tested} if tested else {}
-        held = held[:: grant.every]
+        some = held[:: grant.every]
+        held = some if judge.can_tell(some) else held
         if not judge.can_tell(held):
             why = "no validation image has an object: the last weights are kept, and the usual threshold"
             context.progress("choosing", 0, 0, why)

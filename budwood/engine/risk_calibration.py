@@ -70,7 +70,7 @@ def fit_platt(logits: Floats, truth: Floats) -> dict[str, float]:
 
 def platt(logits: Floats, truth: Floats) -> dict[str, float]:
     """The same, with slope 1 and offset 0 where nothing is fitted: then medians over several fits stay medians."""
-    return UNFITTED | fit_platt(logits, truth)
+    return {**UNFITTED, **fit_platt(logits, truth)}
 
 
 def unfitted(calibration: Mapping[str, float]) -> bool:

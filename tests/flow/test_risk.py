@@ -118,7 +118,7 @@ def test_a_table_of_numbers_is_found_to_be_a_regression_on_a_logarithm(numbers: 
     assert any(note.startswith("scale=logarithm") for note in said)
     assert found.score > 0.88
     assert found.metrics["mape"] < 0.45
-    assert 0.75 <= found.metrics["coverage_90"] <= 1.0, "40 test rows: the binomial spread is wide"
+    assert found.metrics["coverage_90"] >= 0.75, "40 test rows: the binomial spread is wide"
     low, high = found.intervals["rmse"]
     assert low < found.metrics["rmse"] < high
 
@@ -136,6 +136,8 @@ def test_answers_have_a_value_an_interval_and_a_bin(numbers: tuple[Adapted, list
     found = answers(numbers[0])
     assert len(found) == ROWS
     assert all(answer["interval"][0] < answer["value"] < answer["interval"][1] for answer in found)
+    # The noise of the prices alone makes it 1.39; prices span a factor of 20, so a wider one would tell nothing.
+    assert all(1.3 < answer["interval"][1] / answer["value"] < 2.5 for answer in found)
     names = ["very low", "low", "moderate", "high", "very high"]
     ranked = sorted(found, key=lambda answer: answer["value"])
     assert [names.index(answer["bin"]) for answer in ranked] == sorted(names.index(answer["bin"]) for answer in ranked)

@@ -57,6 +57,8 @@ NAMES = {
     "ap50": "AP50",
     "ap": "AP50:95",
 }
+PRECISIONS = frozenset({"ap50", "ap"})
+"""What is listed without an interval too, because resamples may all agree."""
 NUMBERS = frozenset({"roc_auc", "rmse", "mae", "brier", "c_index", "r2", "spearman", "perplexity", "ap50", "ap"})
 """Metrics that people write as plain numbers; the others with an interval are shares."""
 
@@ -244,6 +246,10 @@ def how_it_was_measured(draft: Draft, facts: CardFacts) -> str:
         label = text(title_of(name))
         figures = figure_of(name, metric.value), span_of(name, metric.ci)
         rows.append([label, *figures, f"{metric.n:,}", text(metric.split)])
+    if headline := draft.metrics.get(facts.metric):
+        for name, value in facts.further.items():
+            if name.partition(" ")[0] in PRECISIONS and not isinstance(value, Metric):
+                rows.append([text(title_of(name)), figure_of(name, value), "", f"{headline.n:,}", text(headline.split)])
     if rows:
         lines += [*markdown_table(["metric", "value", "95 % interval", "rows", "split"], rows), ""]
     lines.append("Every answer went through the code that serves. The rows were kept apart from those of the training.")

@@ -128,7 +128,7 @@ def made_elsewhere(folder: Path) -> bool:
     """Whether the folder holds a detector of transformers. Raises BundleError as `Frame.read`."""
     Frame.read(folder)
     found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    return found.get("kind") == "transformers"
+    return bool(found.get("kind") == "transformers")
 
 
 def as_shown(boxes: NDArray[Any], laid: NDArray[Any]) -> NDArray[np.float64]:

@@ -2,17 +2,22 @@
 
 cells/Annotations/1.xml   cells/JPEGImages/1.jpg   cells/ImageSets/Main/{train,val,test}.txt (the official lists)
 plates/annotations/1.xml  plates/images/1.png      plates/{train,valid,test}/1.xml beside 1.jpg
+VOCdevkit/{VOC2007,VOC2012}/{Annotations,JPEGImages,ImageSets}
 """
 
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
-from xml.etree.ElementTree import Element, fromstring
+from xml.etree.ElementTree import Element
 
 from budwood.core.errors import DataError
-from budwood.engine.box_rows import Annotated, Annotations, Box, BoxCollection, Images, inner_folder, split_of
-from budwood.engine.image_rows import image_files
+from budwood.engine.box_images import Images, folder_split, inner_folder
+from budwood.engine.box_lists import Listed, official_lists
+from budwood.engine.box_rows import Annotated, Annotations, Box, BoxCollection
+from budwood.engine.image_rows import image_files, is_image_name
+from budwood.engine.safe_xml import parse_xml
 from budwood.engine.table import Place, note
 
 __all__ = ["Voc"]
@@ -20,8 +25,9 @@ __all__ = ["Voc"]
 HEAD = 4096
 MAX_BYTES = 16 << 20
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-LISTS = ("test", "val", "train", "trainval")
-"""The official lists, those that are read later first: an image of several lists belongs to the first of these."""
+DEEP = 2
+"""Folders down in which the first annotation is looked for."""
+MARKS = (b"<annotation", "<annotation".encode("utf-16-le"), "<annotation".encode("utf-16-be"))
 
 
 @final
@@ -30,54 +36,88 @@ class Voc(BoxCollection):
     """`difficult` objects are ordinary ones; coordinates are taken as they are, whether they count from 0 or from 1."""
 
     def claims(self, path: Path) -> bool:
-        """Whether a folder has XML annotations in it or in a folder of it."""
+        """Whether a folder has XML annotations in it or one or two folders down."""
         try:
-            return path.is_dir() and any(is_annotation(file) for file in first_files(inner_folder(path)))
+            return path.is_dir() and any(is_annotation(file) for file in first_files(inner_folder(path), DEEP))
         except OSError:
             return False
 
     def annotations(self, path: Path, group: str | None) -> Annotations:
         root = inner_folder(path)
-        files, images, lists = image_files(root, is_xml), Images(root), official(root)
-        items: list[Annotated] = []
-        skipped: list[tuple[Place, str]] = []
-        for file in files:
-            place = Place(file.relative_to(root).as_posix(), 1)
-            try:
-                items.append(annotated(file, place, images, root, lists))
-            except ValueError as error:
-                skipped.append((place, str(error)))
+        files = image_files(root, is_xml)
         if not files:
             raise DataError("there are no XML annotations", where=str(path), fix="name the folder that holds them")
-        notes = [note("format", "Pascal VOC", f"{len(files):,} XML files")]
-        return Annotations(tuple(items), tuple(skipped), images.unused(), tuple(notes))
+        found = Found(root, Images(root), official_lists(files, root))
+        for file in sorted(files, key=lambda file: not found.images.has(file.stem)):
+            # First come those with an image of their own name, which no other can then take from them.
+            found.add(file)
+        notes = [note("format", "Pascal VOC", f"{len(files):,} XML files"), *found.notes()]
+        return Annotations(tuple(found.items), tuple(found.skipped), found.images.unused(), tuple(notes))
 
 
-def annotated(file: Path, place: Place, images: Images, root: Path, lists: dict[str, str]) -> Annotated:
-    """One file. Raises ValueError, saying why it cannot be used."""
-    tree = parse(file)
-    named = (tree.findtext("filename") or "").strip()
-    image = (images.find(named, file) if named else None) or images.find(file.stem, file)
-    if image is None:
-        raise ValueError(f"there is no image {named or file.stem!r}")
-    objects = tuple(box_of(item) for item in tree.iter("object"))
-    width, height = number(tree, "size/width"), number(tree, "size/height")
-    size = (int(width), int(height)) if width and height else None
-    folders = file.relative_to(root).parts[:-1]
-    split = lists.get(file.stem) or next((found for part in folders if (found := split_of(part))), None)
-    return Annotated(image, place, objects, size, split)
+@dataclass
+class Found:
+    """What the files say so far."""
+
+    root: Path
+    images: Images
+    lists: Listed
+    items: list[Annotated] = field(default_factory=list)
+    skipped: list[tuple[Place, str]] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    """Files whose `<filename>` is that of another image than theirs."""
+
+    def add(self, file: Path) -> None:
+        place = Place(file.relative_to(self.root).as_posix(), 1)
+        try:
+            tree = parse_xml(file, MAX_BYTES)
+            image = self.image_of(file, (tree.findtext("filename") or "").strip())
+            objects, lost = objects_of(tree, place)
+            width, height = number(tree, "size/width"), number(tree, "size/height")
+        except ValueError as error:
+            self.skipped.append((place, str(error)))
+            return
+        size = (int(width), int(height)) if width and height else None
+        split = self.lists.split_of(file) or folder_split(file, self.root)
+        self.items.append(Annotated(image, place, objects, size, split, lost=lost))
+
+    def image_of(self, file: Path, named: str) -> Path:
+        """The image that is called like the file, else the one that it names: names inside of files go stale.
+
+        Raises:
+            ValueError: there is no such image.
+        """
+        last = named.replace("\\", "/").rpartition("/")[2]
+        stem = last.rpartition(".")[0] if is_image_name(last) else last
+        same = stem.lower() == file.stem.lower()
+        if same and self.images.has(last):
+            return self.images.find(named, file, file)
+        if not self.images.has(file.stem):
+            return self.images.find(named or file.stem, file, file)
+        image = self.images.find(file.stem, file, file)
+        if not same and stem and self.images.has(last):
+            self.stale.append(file.name)
+        return image
+
+    def notes(self) -> Iterator[str]:
+        if self.stale:
+            why = f"they name another image, such as {self.stale[0]}; each was given the image of its own name"
+            yield note("stale names", f"{len(self.stale):,} XML files", why)
+        if self.lists.missing:
+            why = f"lists in ImageSets/Main have names without an XML file, such as {self.lists.missing[0]!r}"
+            yield note("not found", f"{len(self.lists.missing):,} names", why)
 
 
-def parse(file: Path) -> Element:
-    """The tree of a file without entities of its own, which could grow without end. Raises ValueError."""
-    try:
-        content = file.read_bytes()
-        if len(content) > MAX_BYTES or b"<!ENTITY" in content:
-            raise ValueError("it is larger than any annotation, or defines entities")
-        tree: Element = fromstring(content)  # noqa: S314  # entities, the one danger of it, were refused
-    except (SyntaxError, OSError) as error:  # ElementTree.ParseError is a SyntaxError
-        raise ValueError(f"it is not XML: {error}") from error
-    return tree
+def objects_of(tree: Element, place: Place) -> tuple[tuple[Box, ...], tuple[tuple[Place, str], ...]]:
+    """The objects of a file, and those that cannot be used; `number` of a place counts the objects."""
+    found: list[Box] = []
+    lost: list[tuple[Place, str]] = []
+    for count, item in enumerate(tree.iter("object"), 1):
+        try:
+            found.append(box_of(item))
+        except ValueError as error:
+            lost.append((Place(f"{place.source} objects", count), str(error)))
+    return tuple(found), tuple(lost)
 
 
 def box_of(item: Element) -> Box:
@@ -101,24 +141,15 @@ def number(item: Element, path: str) -> float | None:
     return value
 
 
-def official(root: Path) -> dict[str, str]:
-    """The split of each name that `ImageSets/Main` lists. `trainval` alone means train."""
-    found: dict[str, str] = {}
-    for name in LISTS:
-        path = root / "ImageSets" / "Main" / f"{name}.txt"
-        if path.is_file():
-            split = split_of(name) or "train"
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                if words := line.split():
-                    found.setdefault(words[0], split)
-    return found
-
-
-def first_files(root: Path) -> Iterator[Path]:
-    """The first XML file of the folder and of each folder in it."""
-    folders = [root, *sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))]
-    for folder in folders:
-        yield from sorted(entry for entry in folder.iterdir() if is_xml(entry.name) and entry.is_file())[:1]
+def first_files(folder: Path, deep: int) -> Iterator[Path]:
+    """The first XML file of the folder and of each folder so far below it."""
+    with os.scandir(folder) as entries:  # it tells folders without asking for each file
+        listed = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+    if found := min((name for name, is_folder in listed if is_xml(name) and not is_folder), default=None):
+        yield folder / found
+    if deep:
+        for name in sorted(name for name, is_folder in listed if is_folder):
+            yield from first_files(folder / name, deep - 1)
 
 
 def is_xml(name: str) -> bool:
@@ -127,4 +158,5 @@ def is_xml(name: str) -> bool:
 
 def is_annotation(file: Path) -> bool:
     with file.open("rb") as stream:
-        return b"<annotation" in stream.read(HEAD)
+        head = stream.read(HEAD)
+    return any(mark in head for mark in MARKS)

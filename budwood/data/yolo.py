@@ -8,21 +8,26 @@ plates/labels/train/1.txt          plates/1.txt
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import final
 
-from budwood.core.errors import DataError, require
-from budwood.engine.box_rows import Annotated, Annotations, Box, BoxCollection, Images, inner_folder, split_of
+from budwood.engine.box_images import Images, folder_split, inner_folder
+from budwood.engine.box_lists import listed_images
+from budwood.engine.box_rows import Annotated, Annotations, Box, BoxCollection
+from budwood.engine.box_yaml import NAME_LISTS, Config, configuration, name_files, names_classes, stated_path
 from budwood.engine.image_rows import image_files
+from budwood.engine.images import SUFFIXES
+from budwood.engine.row_roles import SPLITS
 from budwood.engine.table import Place, note
 
 __all__ = ["Yolo"]
 
 HEAD = 1 << 16
-LINE = re.compile(r"\d+(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*", re.IGNORECASE)
-NAME_LISTS = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels")
-NAMES = re.compile(r"^\s*names\s*:", re.MULTILINE)
-DEEP = 3
+NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?"
+LINE = re.compile(rf"\s*\d+(\.0*)?(\s+{NUMBER}){{4,}}\s*", re.IGNORECASE)
+LOOKED_AT = 20
+MAX_BYTES = 16 << 20
 
 
 @final
@@ -31,107 +36,102 @@ class Yolo(BoxCollection):
     """An empty file says that nothing is in the image; an image without a file is not annotated."""
 
     def claims(self, path: Path) -> bool:
-        """Whether a folder, or the .yaml file in it, names classes and has files of such lines."""
+        """Whether a folder, or the .yaml file of one, names classes and has files of such lines."""
         try:
             root = root_of(path)
-            if root is None or (not name_files(root) and not (root / "labels").is_dir()):
+            if root is None or (path.is_dir() and not name_files(root) and not (root / "labels").is_dir()):
                 return False
-            return any(is_label(file) for file in label_files(root)[:20])
+            filled = (file for file in label_files(root) if file.stat().st_size)
+            return any(is_label(file) for file in islice(filled, LOOKED_AT))
         except OSError:
             return False
 
     def annotations(self, path: Path, group: str | None) -> Annotations:
         root = root_of(path)
         assert root is not None  # it was claimed
-        names, source = class_names(root)
+        config = configuration(path if path.is_file() else next(iter(name_files(root)), None))
         images = Images(root)
+        listed = listed_splits(config, root, images)
         items: list[Annotated] = []
         skipped: list[tuple[Place, str]] = []
         for file in label_files(root):
             place = Place(file.relative_to(root).as_posix(), 1)
-            image = images.find(file.stem, image_place(file))
-            if image is None:
-                skipped.append((place, f"there is no image for {file.name!r}"))
+            try:
+                image = images.find(file.stem, image_place(file), file)
+                objects, lost = objects_of(file, place, config)
+            except ValueError as error:
+                skipped.append((place, str(error)))
                 continue
-            objects, refused = objects_of(file, place, names)
-            skipped += refused
-            split = next((found for part in place.source.split("/")[:-1] if (found := split_of(part))), None)
-            items.append(Annotated(image, place, tuple(objects), None, split, relative=True))
-        notes = [note("format", "YOLO", f"{len(items):,} text files; classes from {source}")]
+            split = listed.get(image) or folder_split(file, root)
+            items.append(Annotated(image, place, objects, None, split, relative=True, lost=lost))
+        notes = [note("format", "YOLO", f"{len(items):,} text files; classes from {config.source}")]
         return Annotations(tuple(items), tuple(skipped), images.unused(), tuple(notes))
 
 
-def objects_of(file: Path, place: Place, names: Sequence[str]) -> tuple[list[Box], list[tuple[Place, str]]]:
-    """The objects of a file, and its lines that cannot be used."""
+def objects_of(file: Path, place: Place, config: Config) -> tuple[tuple[Box, ...], tuple[tuple[Place, str], ...]]:
+    """The objects of a file, and its lines that cannot be used. Raises ValueError when the file cannot be read."""
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ValueError("it is larger than any annotation")
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise ValueError(f"it cannot be read: {error.strerror}") from error
     found: list[Box] = []
-    skipped: list[tuple[Place, str]] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    lost: list[tuple[Place, str]] = []
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            found.append(box_of(line.split(), names))
+            found.append(box_of(line.split(), config))
         except ValueError as error:
-            skipped.append((Place(place.source, number), str(error)))
-    return found, skipped
+            lost.append((Place(f"{place.source} line", number), str(error)))
+    return tuple(found), tuple(lost)
 
 
-def box_of(words: Sequence[str], names: Sequence[str]) -> Box:
-    """A box, or the hull of a polygon. Raises ValueError."""
-    number, values = int(words[0]), [float(word) for word in words[1:]]
-    if not 0 <= number < len(names) and names:
-        raise ValueError(f"there is no class {number}: {len(names)} are named")
+def box_of(words: Sequence[str], config: Config) -> Box:
+    """A box, the hull of a polygon, or the box of a pose. Raises ValueError."""
+    number, *values = (float(word) for word in words)
     if len(values) < 4 or not all(abs(value) < 1e6 for value in values):
         raise ValueError("a line has a class and four numbers")
-    if len(values) >= 6 and len(values) % 2 == 0:
+    if not number.is_integer():  # nor are infinity and what is no number
+        raise ValueError(f"{words[0]!r} is no number of a class")
+    name = config.name(int(number))
+    if len(values) >= 6 and len(values) % 2 == 0 and not config.poses:
         x, y = values[::2], values[1::2]
-        box = (min(x), min(y), max(x), max(y))
-    else:
-        x_mid, y_mid, width, height = values[:4]
-        box = (x_mid - width / 2, y_mid - height / 2, x_mid + width / 2, y_mid + height / 2)
-    return Box(names[number] if names else str(number), box)
+        return Box(name, (min(x), min(y), max(x), max(y)))
+    x_mid, y_mid, width, height = values[:4]
+    return Box(name, (x_mid - width / 2, y_mid - height / 2, x_mid + width / 2, y_mid + height / 2))
 
 
 def root_of(path: Path) -> Path | None:
+    """The folder that holds images and labels: the path, or the folder that a .yaml file states or lies in."""
     if path.is_dir():
-        return path if name_files(path) else inner_folder(path)
-    yaml = path.suffix.lower() in (".yaml", ".yml") and path.is_file()
-    return path.parent if yaml and names_classes(path) else None
+        return path if name_files(path) or (path / "labels").is_dir() else inner_folder(path)
+    if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file() or not names_classes(path):
+        return None
+    stated = stated_path(path)
+    places = [] if stated is None else [path.parent / stated, path.parent.parent / stated]
+    return next((place.resolve() for place in places if place.is_dir()), path.parent)
 
 
-def name_files(root: Path) -> list[Path]:
-    """The files that name the classes: a .yaml with `names:`, or a list of names."""
-    yaml = sorted(file for file in root.iterdir() if file.suffix.lower() in (".yaml", ".yml") and file.is_file())
-    lists = [root / folder / name for folder in ("", "labels") for name in NAME_LISTS]
-    return [file for file in yaml if names_classes(file)] + [file for file in lists if file.is_file()]
+def listed_splits(config: Config, root: Path, images: Images) -> dict[Path, str]:
+    """The split of each image that a list or folder names: `val: val.txt`, or val.txt in the folder.
 
-
-def names_classes(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return bool(NAMES.search(stream.read(HEAD).decode("utf-8", "replace")))
-
-
-def class_names(root: Path) -> tuple[list[str], str]:
-    """The names of the classes by their numbers, and where they stand; none where only numbers are known.
-
-    Raises:
-        DataError: the file cannot be understood, or misses a number.
+    An image of several belongs to the one that is read latest: test, then validation, then train.
     """
-    files = name_files(root)
-    if not files:
-        return [], "their numbers"
-    file = files[0]
-    content = file.read_text(encoding="utf-8-sig", errors="replace")
-    if file.suffix.lower() not in (".yaml", ".yml"):
-        return [line.strip() for line in content.splitlines() if line.strip()], file.name
-    yaml = require("yaml", extra="train")
-    try:
-        names = yaml.safe_load(content)["names"]
-        named = dict(enumerate(names)) if isinstance(names, list) else {int(key): name for key, name in names.items()}
-        return [str(named[number]) for number in range(max(named) + 1)], file.name
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"the names of the classes cannot be read: {error}", where=str(file), fix="names: [first, second]"
-        ) from error
+    found: dict[Path, str] = {}
+    known = set(images.files)
+    for name in ("test", "val", "valid", "validation", "train"):
+        for stated in (*config.parts.get(name, ()), f"{name}.txt"):
+            parts = [part for part in Path(stated.replace("\\", "/")).parts if part not in ("..", "/")]
+            place = root.joinpath(*parts)
+            if place.suffix.lower() == ".txt":
+                members = listed_images(place, root, known)
+            else:
+                members = [file for file in images.files if place != root and file.is_relative_to(place)]
+            for file in members:
+                found.setdefault(file, SPLITS[name])
+    return found
 
 
 def label_files(root: Path) -> list[Path]:
@@ -143,16 +143,17 @@ def label_files(root: Path) -> list[Path]:
     within = [file for file in files if "labels" in (part.lower() for part in file.relative_to(root).parts[:-1])]
     if within:
         return within
-    return [file for file in files if any(file.with_suffix(suffix).exists() for suffix in SUFFIXES)]
+    return [file for file in files if any(file.with_suffix(suffix).exists() for suffix in BESIDE)]
 
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".bmp", ".tif", ".tiff")
+BESIDE = tuple(spelt for suffix in SUFFIXES for spelt in (suffix, suffix.upper()))
 
 
 def is_label(file: Path) -> bool:
+    """Whether the first line that is not blank is an object."""
     with file.open("rb") as stream:
-        lines = stream.read(HEAD).decode("utf-8", "replace").splitlines()
-    return bool(lines) and LINE.fullmatch(lines[0]) is not None
+        lines = stream.read(HEAD).decode("utf-8-sig", "replace").splitlines()
+    return LINE.fullmatch(next((line for line in lines if line.strip()), "")) is not None
 
 
 def image_place(file: Path) -> Path:

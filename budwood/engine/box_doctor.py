@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from budwood.engine.box_conventions import Convention, misread
-from budwood.engine.box_rows import LEAST_SIDE, BoxCollection, Settled, settle
+from budwood.engine.box_rows import LEAST_SIDE, BoxCollection, Settled, boxed_reading, settle
 from budwood.engine.boxes import iou
 from budwood.engine.findings import IMBALANCE, LEAK_GATE, Finding, gravest_first
 from budwood.engine.label_check import spelling_variants
@@ -51,7 +51,7 @@ def examine(collection: BoxCollection, path: Path) -> Examined:
     """Read a collection as it is. Raises DataError when there is nothing in it, or no image can be read."""
     found = collection.annotations(path, None)
     settled, unreadable = settle(found.items)
-    reading = collection.read(path, None, None, None)
+    reading = boxed_reading(path, found, settled, unreadable, lenient=True)
     broken = dict([*found.skipped, *unreadable, *reading.skipped])
     return Examined(tuple(settled), tuple(broken.items()), found.unannotated, reading, misread(settled))
 

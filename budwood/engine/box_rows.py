@@ -21,26 +21,15 @@ from budwood.engine.image_rows import Item, image_files, reading_of
 from budwood.engine.images import stored_and_turn
 from budwood.engine.pixels import usable_cores
 from budwood.engine.reading import Reading
-from budwood.engine.row_roles import SPLITS
 from budwood.engine.table import Place, note
 
-__all__ = [
-    "Annotated",
-    "Annotations",
-    "Box",
-    "BoxCollection",
-    "Images",
-    "Settled",
-    "inner_folder",
-    "settle",
-    "split_of",
-]
+__all__ = ["Annotated", "Annotations", "Box", "BoxCollection", "Settled", "boxed_reading", "settle"]
 
 LEAST_SIDE = 1.0
 """Pixels of an image that a box must have on each side to be kept."""
 LISTED = 10
-MAX_WRAPPERS = 3
-"""Folders that hold nothing but one folder, as archives leave them."""
+RESIZED = 0.01
+"""Share of a side by which an image may differ from the size that its annotation states; a pixel is always allowed."""
 QUARTERS = frozenset({5, 6, 7, 8})
 """EXIF orientations that swap width and height."""
 
@@ -68,6 +57,8 @@ class Annotated:
     group: str | None = None
     relative: bool = False
     """Whether boxes are shares of width and height."""
+    lost: tuple[tuple[Place, str], ...] = ()
+    """Objects that the annotation names and that cannot be used, and why. `place` of the image is none of theirs."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +101,7 @@ class BoxCollection(Collection):
             raise DataError("annotation files have no columns", where=f"--{flag}", fix=f"leave out --{flag}")
         found = self.annotations(path, group)
         settled, broken = settle(found.items)
-        dropped: Counter[str] = Counter()
-        items = [Item(one.item.image, one.item.place, fields_of(one, dropped)) for one in settled]
-        counts = Counter(entry["label"] for item in items for entry in item.fields["label"])
-        notes = [*found.notes, *about(counts, items, dropped, found.unannotated)]
-        return reading_of(items, path, notes, {"group": group, "objects": dict(counts)}, (*found.skipped, *broken))
+        return boxed_reading(path, found, settled, broken, group)
 
     def inputs(self, path: Path, input: str | None) -> list[Row]:
         """Every image below the folder, or beside the file."""
@@ -122,6 +109,66 @@ class BoxCollection(Collection):
         if not files:
             raise DataError("there are no images", where=str(path), fix="name a folder of images")
         return [{"image": str(file.absolute())} for file in files]
+
+
+def boxed_reading(
+    path: Path,
+    found: Annotations,
+    settled: Sequence[Settled],
+    broken: Sequence[tuple[Place, str]],
+    group: str | None = None,
+    *,
+    lenient: bool = False,
+) -> Reading:
+    """Rows of annotated images. An image is without objects only where its annotation is: others are left out.
+
+    Args:
+        lenient: keep images whose boxes cannot be right as they stand, for the doctor to look at.
+
+    Raises:
+        DataError: no image, or no annotation, can be used.
+    """
+    dropped: Counter[str] = Counter()
+    items: list[Item] = []
+    refused = [*found.skipped, *broken]
+    for one in settled:
+        fields = fields_of(one, dropped)
+        reason = unusable(one, fields["label"])
+        if reason and not (lenient and one.item.objects):
+            refused.append((one.item.place, reason))
+            continue
+        items.append(Item(one.item.image, one.item.place, fields))
+        refused += one.item.lost
+    if settled and not items:
+        place, reason = refused[0]
+        raise DataError("not one annotation can be used", where=f"{place}: {reason}", fix=f"budwood doctor {path}")
+    counts = Counter(entry["label"] for item in items for entry in item.fields["label"])
+    notes = [*found.notes, *about(counts, items, dropped, found.unannotated)]
+    return reading_of(items, path, notes, {"group": group, "objects": dict(counts)}, refused)
+
+
+def unusable(one: Settled, label: Sequence[object]) -> str | None:
+    """Why an image cannot be learnt from as it is annotated; None where it can."""
+    stated, item = one.item.size, one.item
+    if stated is not None and item.objects and not any(alike(stated, side) for side in sides(one)):
+        return (
+            f"the image is {one.width} × {one.height} and its annotation of {stated[0]} × {stated[1]}; "
+            "`budwood doctor --fix OUT` scales the boxes"
+        )
+    count = len(item.objects) + len(item.lost)
+    if label or not count:
+        return None
+    reason = item.lost[0][1] if item.lost else "outside of the image, or without area"
+    return f"none of its {count:,} objects can be used: {reason}"
+
+
+def sides(one: Settled) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height as the image is shown, and as it may be stored on its side."""
+    return (one.width, one.height), (one.height, one.width)
+
+
+def alike(stated: tuple[int, int], real: tuple[int, int]) -> bool:
+    return all(abs(a - b) <= max(1.0, RESIZED * b) for a, b in zip(stated, real, strict=True))
 
 
 def settle(items: Sequence[Annotated]) -> tuple[list[Settled], list[tuple[Place, str]]]:
@@ -204,62 +251,3 @@ def about(
         yield note("left out", f"{count:,} boxes", f"{reason}; `budwood doctor` lists them")
     if splits := sorted({item.fields["split"] for item in items if "split" in item.fields}):
         yield note("split", ", ".join(splits), "the files name the splits")
-
-
-class Images:
-    """The image files below a folder, by name."""
-
-    def __init__(self, folder: Path) -> None:
-        self.files = image_files(folder)
-        self.by_name: dict[str, list[Path]] = {}
-        for file in self.files:
-            for key in {file.name.lower(), file.stem.lower()}:
-                self.by_name.setdefault(key, []).append(file)
-        self.used: set[Path] = set()
-
-    def find(self, name: str, near: Path) -> Path | None:
-        """The image that is called so, with or without its suffix; of several, the one that shares most folders."""
-        wanted = name.replace("\\", "/").rpartition("/")[2].lower()
-        found = self.by_name.get(wanted, [])
-        if not found:
-            return None
-        best = max(found, key=lambda file: (common(file, near), ends_alike(file, name)))
-        self.used.add(best)
-        return best
-
-    def unused(self) -> tuple[Path, ...]:
-        return tuple(file for file in self.files if file not in self.used)
-
-
-def common(file: Path, near: Path) -> int:
-    """How many folders two files share from the top."""
-    return sum(1 for _ in shared(file.parent.parts, near.parent.parts))
-
-
-def shared(a: Sequence[str], b: Sequence[str]) -> Iterator[str]:
-    for one, other in zip(a, b, strict=False):
-        if one != other:
-            return
-        yield one
-
-
-def ends_alike(file: Path, name: str) -> int:
-    """How many parts of a path agree from the end."""
-    parts = name.replace("\\", "/").lower().split("/")
-    return sum(1 for _ in shared([part.lower() for part in file.parts[::-1]], parts[::-1]))
-
-
-def split_of(name: str) -> str | None:
-    """The split that a file or folder is called by, alone or as one of its words; None where it names none."""
-    words = "".join(letter if letter.isalpha() else " " for letter in name.lower()).split()
-    return next((SPLITS[word] for word in words if word in SPLITS), None)
-
-
-def inner_folder(path: Path) -> Path:
-    """The folder without wrappers that hold one folder only."""
-    for _ in range(MAX_WRAPPERS):
-        below = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.name.startswith((".", "__"))]
-        if len(below) != 1:
-            return path
-        path = below[0]
-    return path

@@ -1,6 +1,7 @@
 """Image files to labelled rows: each file is decoded and hashed, and one that is broken is left out with a note."""
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -126,18 +127,39 @@ def is_image_name(name: str) -> bool:
 def image_files(folder: Path, wanted: Callable[[str], bool] = is_image_name) -> list[Path]:
     """Files below a folder whose names are wanted, sorted; hidden files and folders are left out.
 
+    Links to folders are followed, each folder once, but not to one that holds `folder`.
+
     Raises:
         DataError: the folder cannot be read.
     """
+    root = os.path.realpath(folder)
+    seen: set[str] = set()
+    links: list[Path] = []
     found: list[Path] = []
     try:
-        for path in sorted(folder.iterdir()):
-            if path.name.startswith((".", "__MACOSX")) or path.name.lower() in JUNK:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                found += image_files(path, wanted)
-            elif path.is_file() and wanted(path.name):
-                found.append(path)
+        found += files_below(folder, wanted, seen, links)
+        while links:  # folders come before links to them, so that files go by their own names
+            link = links.pop(0)
+            real = os.path.realpath(link)
+            if real not in seen and os.path.commonpath([root, real]) != real:
+                found += files_below(link, wanted, seen, links)
     except OSError as error:
         raise DataError(f"the folder cannot be read: {error.strerror}", where=str(folder), fix="check it") from error
+    return sorted(found)
+
+
+def files_below(folder: Path, wanted: Callable[[str], bool], seen: set[str], links: list[Path]) -> list[Path]:
+    """Files in a folder and in folders of it; the folders are added to `seen`, links to further ones to `links`."""
+    seen.add(os.path.realpath(folder))
+    found: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith((".", "__MACOSX")) or path.name.lower() in JUNK:
+            continue
+        if path.is_dir():
+            if path.is_symlink():
+                links.append(path)
+            elif os.path.realpath(path) not in seen:
+                found += files_below(path, wanted, seen, links)
+        elif path.is_file() and wanted(path.name):
+            found.append(path)
     return found

@@ -140,7 +140,8 @@ class Found:
 
 def merged(first: Annotated, later: Annotated) -> Annotated:
     """One image of two entries; what both say is said once."""
-    fresh = tuple(thing for thing in later.objects if thing not in set(first.objects))
+    known = set(first.objects)
+    fresh = tuple(thing for thing in later.objects if thing not in known)
     return replace(first, objects=first.objects + fresh, size=first.size or later.size, lost=first.lost + later.lost)
 
 

@@ -28,6 +28,8 @@ NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?"
 LINE = re.compile(rf"\s*\d+(\.0*)?(\s+{NUMBER}){{4,}}\s*", re.IGNORECASE)
 LOOKED_AT = 20
 MAX_BYTES = 16 << 20
+LONGEST = 120
+"""Characters of a reason; it may quote a line of what is no text at all."""
 
 
 @final
@@ -84,7 +86,7 @@ def objects_of(file: Path, place: Place, config: Config) -> tuple[tuple[Box, ...
         try:
             found.append(box_of(line.split(), config))
         except ValueError as error:
-            lost.append((Place(f"{place.source} line", number), str(error)))
+            lost.append((Place(f"{place.source} line", number), str(error)[:LONGEST]))
     return tuple(found), tuple(lost)
 
 

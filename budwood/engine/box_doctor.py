@@ -52,6 +52,7 @@ def examine(collection: BoxCollection, path: Path) -> Examined:
     found = collection.annotations(path, None)
     settled, unreadable = settle(found.items)
     reading = boxed_reading(path, found, settled, unreadable, lenient=True)
+    settled = [one for one in settled if one.item.objects or not one.item.lost]  # the others are among the broken
     broken = dict([*found.skipped, *unreadable, *reading.skipped])
     return Examined(tuple(settled), tuple(broken.items()), found.unannotated, reading, misread(settled))
 

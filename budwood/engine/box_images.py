@@ -23,6 +23,7 @@ class Images:
             for key in {file.name.lower(), file.stem.lower()}:
                 self.by_name.setdefault(key, []).append(file)
         self.splits = {file: folder_split(file, folder) for file in self.files}
+        self.folders = set(self.splits.values())
         self.owners: dict[Path, Hashable] = {}
 
     def has(self, name: str) -> bool:
@@ -60,7 +61,7 @@ class Images:
         if wanted is None or has is None or has == wanted:
             return True
         # Files called train and val may both speak of images in one folder called train, but not beside one called val.
-        return named is None and wanted not in self.splits.values()
+        return named is None and wanted not in self.folders
 
     def unused(self) -> tuple[Path, ...]:
         return tuple(file for file in self.files if file not in self.owners)

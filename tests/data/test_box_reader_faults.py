@@ -13,6 +13,7 @@ from budwood.data.voc import Voc
 from budwood.data.yolo import Yolo
 from budwood.engine.collection import collection_of
 from budwood.engine.reading import read_dataset
+from budwood.stages.diagnosing import diagnose_data
 
 LINE = "0 0.5 0.5 0.25 0.25\n"
 ONE = [{"label": "a", "box": [5, 5, 30, 30]}]
@@ -150,6 +151,8 @@ def test_an_image_without_a_usable_object_teaches_nothing(tmp_path):
     for number in (2, 3, 4):
         assert f"labels/{number}.txt:1: none of its 1 objects can be used" in found
     assert "labels/5.txt line:2: there is no class 9" in found, "a line has another place than its image"
+    empty = next(item for item in diagnose_data(tmp_path, None, None, None, None).findings if item.kind == "no_objects")
+    assert [place.source for place in empty.rows] == ["labels/1.txt"], "the doctor takes no other for empty"
 
 
 def test_objects_of_images_that_are_not_listed_are_counted(tmp_path):

@@ -9,8 +9,10 @@ from budwood.engine import graft
 
 __all__ = ["Detector"]
 
-FROZEN_SHARE = 0.25
-"""Of the granted time that the head alone gets; the self-test is part of it."""
+FROZEN_SHARE, FULL_SHARE = 0.25, 0.8
+"""Of the granted time that the head alone and all of the network get; the self-test is part of the first. Together they
+take a little of the fifth that is left for measuring, which a detector needs less of.
+"""
 
 
 @final
@@ -41,7 +43,7 @@ class Detector(Step):
         task: Any = studied.task
         pictures = Pictures(task.frame(parent.path), studied.splits.train.rows, task.labels)
         judge = Judge(studied)
-        share = FROZEN_SHARE if self.frozen else 1 - FROZEN_SHARE
+        share = FROZEN_SHARE if self.frozen else FULL_SHARE
         limited = replace(context, seconds=None if context.seconds is None else share * context.seconds)
         held = studied.splits.validation.rows
         testing = self.frozen and self.self_test

@@ -137,11 +137,14 @@ def fit_detector(
 
 
 def plan_of(model: Any, recipe: Recipe, seed: int, looks: int = EVALUATIONS) -> Plan:
-    """The recipe as steps of the training loop, before the granted time is known."""
+    """The recipe as steps of the training loop, before the granted time is known.
+
+    Each is an epoch of its own, because whole epochs are cut off where the time is too short for all.
+    """
     steps = max(looks, -(-recipe.images // recipe.batch_size))
     return Plan(
-        epochs=looks,
-        steps_per_epoch=-(-steps // looks),
+        epochs=steps,
+        steps_per_epoch=1,
         learning_rate=recipe.rate or recipe.head_rate,
         head_learning_rate=recipe.head_rate,
         weight_decay=recipe.weight_decay,

@@ -14,8 +14,10 @@ from budwood.core.errors import StepError
 from budwood.core.step import Context
 from budwood.engine import detector_base, hub_detector, overfitting
 from budwood.engine.detector_grant import Grant, granted, shared_out
-from budwood.engine.detector_training import Pictures
+from budwood.engine.detector_recipe import own_recipe
+from budwood.engine.detector_training import Pictures, evenly, plan_of
 from budwood.engine.overfitting import by_heart, doubt, hub_doubt
+from budwood.engine.planning import cut
 from budwood.engine.reading import read_dataset
 
 LABELS = ("dark", "light")
@@ -81,6 +83,15 @@ def test_what_a_run_that_goes_on_has_tested_is_not_tested_again(home: Path, tmp_
     model = None  # a second test would fail
     again = granted(model, pictures_of(home), Judge(), [{}] * 20, replace(made, seconds=9.0), self_test=True)
     assert again == first
+
+
+def test_a_schedule_is_cut_to_the_steps_that_fit_and_not_to_half_of_them() -> None:
+    class Model:
+        head_names = ("head.",)
+
+    plan = plan_of(Model(), own_recipe(76, frozen=False), 0)
+    assert evenly(plan, 10).steps == 750
+    assert evenly(cut(plan, 97.0, 0.6), 10).steps == 140, "145 fit, and there are ten looks"
 
 
 def test_looks_at_validation_images_are_part_of_the_time() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -258,13 +259,20 @@ def test_a_number_is_shown_with_its_interval_and_its_heat_map(tab: Tab, tmp_path
         tab.open("about:blank")
 
 
-def test_objects_are_boxed_and_listed(tab: Tab, tmp_path: Path) -> None:
+def test_objects_are_boxed_and_listed(tab: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("pycocotools")
     data = scenes.voc(tmp_path / "shapes", splits={"train": 12, "val": 4, "test": 4})
     base = str(scenes.backbone(tmp_path / "base"))
     options = {"image_size": 64}
-    made = flow.adapt(data, base=base, method="head", options=options, max_minutes=0.2, store=tmp_path / "models")
+    from budwood.engine.detector_network import Detector
+    from budwood.engine.detector_recipe import own_recipe
+
+    def short(n_images: int, *, frozen: bool) -> Any:
+        return replace(own_recipe(n_images, frozen=frozen), images=480)
+
+    monkeypatch.setattr(Detector, "recipe", staticmethod(short))
+    made = flow.adapt(data, base=base, method="head", options=options, store=tmp_path / "models")
     photo = base64.b64encode((data / "JPEGImages" / "001.jpg").read_bytes()).decode()
     with start([Served("shapes", "1", Bundle.open(made.path))], limits=Limits(notice_seconds=0)) as handle:
         tab.open(handle.url)

@@ -144,9 +144,11 @@ def add(name: str, run: dict[str, Any]) -> None:
     runs = sorted([*runs, run], key=lambda item: (item["options"], item["seed"]))
     job: dict[str, Any] = {"runs": runs}
     if "baseline" in run:
-        scores = [item["score"] for item in runs]
+        alike = [item for item in runs if item["options"] == run["options"]]
+        scores = [item["score"] for item in alike]
         spread = stdev(scores) if len(scores) > 1 else None
-        job |= {"mean": mean(scores), "sd": spread, "baseline_mean": mean(item["baseline"]["score"] for item in runs)}
+        baseline = mean(item["baseline"]["score"] for item in alike)
+        job |= {"of": run["options"], "mean": mean(scores), "sd": spread, "baseline_mean": baseline}
     found["machine"] = describe()
     found["jobs"][name] = job
     RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

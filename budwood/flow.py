@@ -124,7 +124,7 @@ def evaluate(
 
 def predict(
     model: str,
-    inputs: Sequence[Any] = (),
+    inputs: Sequence[Any] | Path = (),
     *,
     file: Path | str | None = None,
     input: str | None = None,
@@ -155,6 +155,7 @@ def predict(
     from budwood.stages.asking import answers
     from budwood.stages.screening import Question, rows_of
 
+    inputs = [inputs] if isinstance(inputs, str | Path) else inputs
     question = Question(top, by, ascending, target, input)
     made = screening(model, inputs, file, question, store=store, progress=progress)
     if made is not None:

@@ -10,7 +10,7 @@ from budwood.cli.options import By, Draw, Explain, Input, MinScore, Model, Store
 from budwood.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from budwood.cli.answers import Part
@@ -90,17 +90,34 @@ def parts_of(screen: Screen, model: str, inputs: "Sequence[str]", file: Path | N
 
 
 def give(screen: Screen, answers: "Iterable[Mapping[str, Any]]", out: Path | None) -> None:
-    """Write the answers to a file, or print them."""
+    """Write the answers to a file, or print them.
+
+    Raises:
+        DataError: not one input could be answered; what was wrong with each has been written or printed.
+    """
     from budwood.cli.answers import write
+    from budwood.core.errors import DataError
+
+    asked, failed = 0, 0
+
+    def counted() -> "Iterator[Mapping[str, Any]]":
+        nonlocal asked, failed
+        for answer in answers:
+            asked, failed = asked + 1, failed + ("error" in answer)
+            yield answer
 
     if out is not None:
-        count = write(answers, out)
+        count = write(counted(), out)
         screen.note(f"wrote {count:,} answers to {out}")
     elif screen.as_json:
-        for answer in answers:
+        for answer in counted():
             screen.row(answer)
     else:
-        show(screen, answers)
+        show(screen, counted())
+    if failed and failed == asked:
+        raise DataError("no input could be answered", where=f"{asked:,} inputs", fix="see the reason of each above")
+    if failed:
+        screen.note(f"{failed:,} of {asked:,} inputs could not be answered; the reason of each stands in its place")
 
 
 def show(screen: Screen, answers: "Iterable[Mapping[str, Any]]") -> None:

@@ -20,7 +20,7 @@ KEYS = (
 def serve(
     models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Models; the first one answers /predict.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="PORT", help="0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="0 takes a free one.")] = 8000,
     workers: Annotated[str, typer.Option(metavar="auto|N", help="Processes; auto is one for two cores.")] = "auto",
     runtime: Annotated[str, typer.Option(metavar=choices("runtimes"), help="What computes.")] = "auto",
     keys: Annotated[Path | None, typer.Option(metavar="FILE", help=KEYS)] = None,

@@ -88,8 +88,9 @@ class ImageTask(Task, ABC):
     # Serving half
 
     @classmethod
-    def typed(cls, argument: str) -> Path:
-        return Path(argument)
+    def typed(cls, argument: str) -> Any:
+        """The path of a file; an image that stands in a `data:` URI, as rows of arrays do, stays what it is."""
+        return argument if argument.startswith("data:") else Path(argument)
 
     def parse(self, item: object) -> Row:
         """Takes base64 or bytes; a `Path` too, which no request can hold. The header is checked, the pixels later."""

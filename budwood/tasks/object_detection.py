@@ -173,10 +173,13 @@ class ObjectDetection(ImageTask):
         return self
 
     def targets(self, rows: Sequence[Row]) -> NDArray[Any]:
-        """Objects of each label, shape (rows, labels) int64."""
+        """Objects of each label, shape (rows, labels) int64. Raises DataError where a row has no list of objects."""
         result = np.zeros((len(rows), len(self.labels)), np.int64)
         places = {label: number for number, label in enumerate(self.labels)}
         for number, row in enumerate(rows):
+            if not self.suits([{"label": row["label"] or [{"box": ()}]}]):
+                fix = "give images with boxes: COCO, Pascal VOC or YOLO"
+                raise DataError(f"label {row['label']!r} is no list of boxes", where=f"row {number + 1}", fix=fix)
             for label, count in Counter(item["label"] for item in row["label"]).items():
                 if label not in places:
                     known = f"known labels: {', '.join(self.labels[:20])}"

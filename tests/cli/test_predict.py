@@ -108,3 +108,21 @@ def test_an_empty_text_names_the_input(run, model):
     ran = run("predict", model, "fine", " ")
     assert ran.code == 3
     assert "input 2" in ran.err
+
+
+def test_one_input_need_not_stand_in_a_list(model):
+    (answer,) = flow.predict(model, "Where is my parcel?")
+    assert answer["text"] == "Where is my parcel?"
+
+
+def test_what_cannot_be_answered_is_counted_and_nothing_answered_is_a_failure(run, model, monkeypatch):
+    broken = {"error": "the image is damaged"}
+    monkeypatch.setattr(flow, "predict", lambda *given, **more: iter([broken, {"label": "a"}]))
+    ran = run("predict", model, "x")
+    assert ran.code == 0
+    assert "1 of 2 inputs could not be answered" in ran.err
+    monkeypatch.setattr(flow, "predict", lambda *given, **more: iter([broken]))
+    ran = run("predict", model, "x", "--json")
+    assert ran.code == 3
+    assert rows_of(ran.out) == [broken]
+    assert "no input could be answered" in ran.err

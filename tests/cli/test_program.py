@@ -162,6 +162,7 @@ def test_an_error_cannot_steer_the_terminal(run, monkeypatch):
         ("adapt d --name", "budwood adapt --help"),
         ("evaluate m d extra", "budwood evaluate --help"),
         ("serve m --workers many", "--workers auto, or a number"),
+        ("serve m --port 99999", "budwood serve --help"),
         ("predict m", 'budwood predict m "a text"'),
         ("models promote m", "budwood models promote m VERSION"),
     ],

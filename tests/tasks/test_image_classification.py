@@ -259,3 +259,10 @@ def test_a_trained_head_comes_back_from_an_ordinary_directory(base, tmp_path):
 def test_damaged_fields_are_refused(fields):
     with pytest.raises(BundleError):
         ImageClassification.from_json(fields)
+
+
+def test_an_image_in_a_data_uri_is_no_path() -> None:
+    uri = "data:image/png;base64," + base64.b64encode(plain_png((1, 2, 3))).decode()
+    assert TASK.typed(uri + "//") == uri + "//"
+    assert TASK.parse({"image": TASK.typed(uri)}) == {"image": plain_png((1, 2, 3))}
+    assert TASK.typed("a//b.png") == Path("a/b.png")

@@ -118,3 +118,13 @@ def test_the_score_of_an_image_is_its_f1() -> None:
     answers = [{"objects": [{**truth[0], "score": 0.9}]}, {"objects": []}, {"objects": []}]
     half = 2 / (1 + len(truth))
     np.testing.assert_allclose(TASK.row_scores(answers, rows), [half, 0, 1])
+
+
+@pytest.mark.parametrize("label", ["cat", "3.5", {"days": "1"}, ["cat"], [{"label": "cat"}]])
+def test_labels_that_are_no_boxes_are_refused(label: object) -> None:
+    with pytest.raises(DataError, match="is no list of boxes"):
+        TASK.targets([{"image": "a.png", "label": label}])
+
+
+def test_an_image_without_objects_has_a_label() -> None:
+    assert TASK.targets([{"image": "a.png", "label": []}]).tolist() == [[0, 0]]

@@ -39,4 +39,16 @@ def export(
             return
         screen.line(f"exported  {path}")
         screen.line(f"files     {', '.join(files)}")
-        screen.next(f"python -c \"from transformers import AutoModel; AutoModel.from_pretrained('{path}')\"")
+        screen.next(f"python -c \"from transformers import {loader(path)} as A; A.from_pretrained('{path}')\"")
+
+
+def loader(path: Path) -> str:
+    """The class of transformers that loads the folder with its head, by what its configuration says it is."""
+    from json import loads
+
+    config = path / "config.json"
+    kinds = loads(config.read_text(encoding="utf-8")).get("architectures") if config.exists() else None
+    endings = {"ForImageClassification": "ForImageClassification", "ForObjectDetection": "ForObjectDetection"}
+    endings |= {"ForCausalLM": "ForCausalLM", "LMHeadModel": "ForCausalLM"}
+    found = [name for kind in kinds or () for end, name in endings.items() if str(kind).endswith(end)]
+    return f"AutoModel{found[0]}" if found else "AutoModel"

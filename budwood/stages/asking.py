@@ -80,13 +80,16 @@ def scored_rows(entry: Entry, data: Path | str, target: str | None, input: str |
 
 
 def read_as_learnt(entry: Entry, data: Path | str, target: str | None, input: str | None) -> Dataset:
-    """Rows with the columns that are named, else those that the model was told to learn from, else what is found."""
+    """Rows with the columns that are named, else those that the model was told to learn from, else what is found.
+
+    Found is only what known labels can confirm: any column of numbers would do for a model of numbers.
+    """
     task, record = task_of(entry.bundle).name, entry.bundle.manifest.data
     told = (target or record.options.target, input or record.options.input) if record is not None else (target, input)
     try:
         return read_dataset(data, *told, task=task).dataset
     except DataError:
-        if told == (target, input):
+        if told == (target, input) or (target is None and task_of(entry.bundle).head != "classes"):
             raise
         return read_dataset(data, target, input, task=task).dataset
 

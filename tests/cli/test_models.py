@@ -1,9 +1,12 @@
 """`models` on a real store with small bundles."""
 
+import json
+
 import pytest
 import tiny
 
 from budwood import flow
+from budwood.cli.export import loader
 
 
 @pytest.fixture
@@ -99,3 +102,16 @@ def test_the_store_may_stand_before_or_after_the_sub_command(run, store, tmp_pat
     store.root.rename(tmp_path / "other")
     for line in (("models", "--store", "other"), ("models", "list", "--store", "other")):
         assert len(run(*line, "--json").json["models"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "loaded_by"),
+    [
+        ("EfficientNetForImageClassification", "AutoModelForImageClassification"),
+        ("GPT2LMHeadModel", "AutoModelForCausalLM"),
+        ("BertModel", "AutoModel"),
+    ],
+)
+def test_what_was_exported_is_loaded_with_its_head(tmp_path, kind, loaded_by):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [kind]}), encoding="utf-8")
+    assert loader(tmp_path) == loaded_by

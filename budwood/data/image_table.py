@@ -7,7 +7,7 @@ photos/1.jpg,kitchen             photos/photos/1.jpg
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -62,7 +62,8 @@ class ImageTable(Collection):
                 items.append(Item(found[0], place, {key: value for key, value in row.items() if key != "text"}))
         notes = [*source.table.notes, note("input", column, "it names image files"), *columns.notes, *more, *changed]
         facts = {"sources": [describe(source)], "target": target or columns.target, "group": columns.group}
-        return reading_of(items, source.path, notes, facts | {"input": [column]}, refused)
+        reading = reading_of(items, source.path, notes, facts | {"input": [column]}, refused)
+        return replace(reading, tables=((rows_at(source.table, reading.places), columns),))
 
     def inputs(self, path: Path, input: str | None) -> list[Row]:
         """One row for each name, in their order; an image that is missing is found when its turn comes.
@@ -100,6 +101,13 @@ class ImageTable(Collection):
                 fix=f"--input {column}" if column else "write the names of the files, relative to the table",
             )
         return source, column
+
+
+def rows_at(table: Table, places: Sequence[Place]) -> Table:
+    """The table with the rows of these places only, whose numbers are its own."""
+    rows = dict(zip(table.numbers, table.rows, strict=True))
+    numbers = [place.number for place in places]
+    return replace(table, rows=[rows[number] for number in numbers], numbers=numbers)
 
 
 def with_all(rows: Sequence[Row], source: Source, targets: Sequence[str]) -> list[Row]:

@@ -57,6 +57,14 @@ CONVENTIONS = (
         "corners, not centre, width and height",
         lambda boxes, size: np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, sides(boxes)], axis=1),
     ),
+    Convention(
+        "corners in pixels, not centre, width and height as shares",
+        lambda boxes, size: np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, sides(boxes)], axis=1) / size,
+    ),
+    Convention(
+        "left, top, width and height in pixels, not centre, width and height as shares",
+        lambda boxes, size: (boxes + np.tile(sides(boxes), 2) / 2) / size,
+    ),
     Convention("rows before columns", lambda boxes, size: boxes[:, [1, 0, 3, 2]]),
 )
 

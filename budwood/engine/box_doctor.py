@@ -24,6 +24,9 @@ SAME = 0.9
 """Overlap above which two boxes mark one object."""
 OUTSIDE = 0.02
 """Share of the image's side by which a box may leave it; less is rounding."""
+MOST = 0.5
+"""Share of boxes without a use from which none of the numbers can be trusted."""
+DROP = "drop them, and images without any other; or draw them again"
 LISTED = 3
 FEW = 10
 """Objects of a label below which hardly anything is learnt of it."""
@@ -104,20 +107,26 @@ def wrong_size(one: Settled) -> bool:
 def boxes(settled: Sequence[Settled]) -> Iterator[Finding]:
     """Boxes that cannot be an object of their image, each kind a finding."""
     kinds: tuple[tuple[str, str, str, Callable[[NDArray[np.float64], Settled], NDArray[np.bool_]]], ...] = (
-        ("box_inverted", "have no area, or their corners swapped", "drop them, or draw them again", inverted),
-        ("box_outside", "lie outside of their image", "drop them, or draw them again", outside),
+        ("box_inverted", "have no area, or their corners swapped", DROP, inverted),
+        ("box_outside", "lie outside of their image", DROP, outside),
         ("box_over_edge", "reach over the edge of their image", "cut them at the edge", over_edge),
         ("box_tiny", f"have a side of less than {TINY:g} pixels", "take larger images, or leave them out", tiny),
     )
+    every = sum(len(one.boxes) for one in settled)
+    none = sum(int(useless(np.asarray(one.boxes), one).sum()) for one in settled if one.boxes)
     for kind, what, fix, test in kinds:
         hit = [(one, int(test(np.asarray(one.boxes), one).sum())) for one in settled if one.boxes]
         hit = [(one, count) for one, count in hit if count]
         if hit:
-            total, every = sum(count for _, count in hit), sum(len(one.boxes) for one in settled)
-            message = f"{total:,} of {every:,} boxes {what}"
+            message = f"{sum(count for _, count in hit):,} of {every:,} boxes {what}"
             rows = tuple(one.item.place for one, _ in hit)
-            grave = kind in ("box_inverted", "box_outside")
-            yield Finding(kind, "warning" if grave else "info", message, rows, fix, kind != "box_tiny")
+            if fix != DROP:
+                yield Finding(kind, "info", message, rows, fix, kind != "box_tiny")
+            elif none < MOST * every:
+                yield Finding(kind, "warning", message, rows, fix, True)
+            else:
+                message += "; so many are no slips: the numbers of the boxes are in another convention"
+                yield Finding(kind, "error", message, rows, "find out what the numbers mean, and export them again")
 
 
 def inverted(found: NDArray[np.float64], one: Settled) -> NDArray[np.bool_]:
@@ -127,6 +136,10 @@ def inverted(found: NDArray[np.float64], one: Settled) -> NDArray[np.bool_]:
 def outside(found: NDArray[np.float64], one: Settled) -> NDArray[np.bool_]:
     cut = np.clip(found, 0, np.asarray([one.width, one.height] * 2))
     return np.asarray(((cut[:, 2:] - cut[:, :2]) < LEAST_SIDE).any(axis=1) & ~inverted(found, one))
+
+
+def useless(found: NDArray[np.float64], one: Settled) -> NDArray[np.bool_]:
+    return np.asarray(inverted(found, one) | outside(found, one))
 
 
 def over_edge(found: NDArray[np.float64], one: Settled) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from budwood.core.commit import staged
-from budwood.core.errors import UsageError
+from budwood.core.errors import DataError, UsageError
 from budwood.engine.box_conventions import Convention
 from budwood.engine.box_doctor import SAME, Examined, wrong_size
 from budwood.engine.box_rows import LEAST_SIDE, Settled
@@ -31,10 +31,11 @@ def write_mended(examined: Examined, findings: Sequence[Finding], folder: Path) 
 
     Boxes are rewritten in their right convention, scaled to the image, cut at its edges, and left out where they are
     no object or mark one twice; labels are spelt alike; images that are there twice are kept once, with the objects of
-    all of their annotations.
+    all of their annotations. An image whose every object is left out is left out too: it is not empty.
 
     Raises:
         UsageError: the folder exists; nothing is ever overwritten.
+        DataError: no image would stay.
     """
     if folder.exists():
         raise UsageError(
@@ -43,7 +44,12 @@ def write_mended(examined: Examined, findings: Sequence[Finding], folder: Path) 
     rename = {old: new for item in findings for old, new in item.rename.items()}
     parts: dict[str, list[list[Settled]]] = defaultdict(list)
     for group in kept_images(examined, findings):
+        stays = any(mended(one, rename, examined.convention) for one in group)
+        if any(one.item.objects for one in group) and not stays:
+            continue
         parts[FOLDERS.get(group[0].item.split or "", "")].append(group)
+    if not parts:
+        raise DataError("no image would stay", where="--fix", fix="mend the data by hand; each finding has a fix")
     names = sorted({rename.get(thing.label, thing.label) for one in examined.settled for thing in one.item.objects})
     with staged(folder) as stage:
         for part, members in parts.items():

@@ -130,6 +130,7 @@ def boxed_reading(
     """
     dropped: Counter[str] = Counter()
     items: list[Item] = []
+    empty = sum(not one.item.objects and not one.item.lost for one in settled)
     refused = [*found.skipped, *broken]
     for one in settled:
         fields = fields_of(one, dropped)
@@ -143,7 +144,7 @@ def boxed_reading(
         place, reason = refused[0]
         raise DataError("not one annotation can be used", where=f"{place}: {reason}", fix=f"budwood doctor {path}")
     counts = Counter(entry["label"] for item in items for entry in item.fields["label"])
-    notes = [*found.notes, *about(counts, items, dropped, found.unannotated)]
+    notes = [*found.notes, *about(counts, items, empty, dropped, found.unannotated)]
     return reading_of(items, path, notes, {"group": group, "objects": dict(counts)}, refused)
 
 
@@ -238,12 +239,16 @@ def fields_of(one: Settled, dropped: Counter[str]) -> dict[str, Any]:
 
 
 def about(
-    counts: Mapping[str, int], items: Sequence[Item], dropped: Mapping[str, int], unannotated: Sequence[Path]
+    counts: Mapping[str, int],
+    items: Sequence[Item],
+    empty: int,
+    dropped: Mapping[str, int],
+    unannotated: Sequence[Path],
 ) -> Iterator[str]:
     if counts:
         listed = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())[:LISTED])
         yield note("objects", f"{sum(counts.values()):,}", listed)
-    if empty := sum(not item.fields["label"] for item in items):
+    if empty:
         yield note("without objects", f"{empty:,} images", "they teach what is no object")
     if unannotated:
         yield note("unused", f"{len(unannotated):,} images", "no annotation speaks of them")

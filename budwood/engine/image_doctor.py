@@ -1,6 +1,5 @@
 """The data doctor for images: broken files, repeats, labels that disagree, leaks, look-alikes and tiny images."""
 
-import csv
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,22 +14,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from budwood.core.commit import staged
-from budwood.core.dataset import Dataset
-from budwood.core.errors import UsageError
+from budwood.core.errors import DataError, UsageError
 from budwood.core.task import Row
 from budwood.engine.doctor import Part, class_sizes, merged, spellings, unknown_classes
 from budwood.engine.file_names import FileNames
 from budwood.engine.findings import LEAK_GATE, NO_LABEL, Finding, gravest_first
 from budwood.engine.images import inspect_image, open_image
 from budwood.engine.label_check import spelling_variants
+from budwood.engine.mending import write_table
 from budwood.engine.number_doctor import diagnose_numbers
 from budwood.engine.pixels import usable_cores
 from budwood.engine.reading import Reading
 from budwood.engine.risk_labels import are_amounts
 from budwood.engine.splits import labels_of
-from budwood.engine.table import Place
+from budwood.engine.table import Place, Table, Value
 
-__all__ = ["diagnose_images", "mended_images", "write_images"]
+__all__ = ["diagnose_images", "write_images"]
 
 TINY = 32
 """Shorter side in pixels below which little can be seen."""
@@ -183,53 +182,74 @@ def tiny(part: Images) -> Iterable[Finding]:
         yield Finding("tiny_image", "info", message, part.at(rows), "take larger ones where you have them")
 
 
-def mended_images(reading: Reading, findings: Sequence[Finding]) -> Dataset:
-    """The images that stay: spellings merged; repeats, conflicts and leaks dropped; what is broken was never read."""
-    fixable = [finding for finding in findings if finding.fixable]
-    rename = {old: new for finding in fixable for old, new in finding.rename.items()}
-    dropped = {place for finding in fixable if not finding.rename for place in finding.rows}
-    pairs = zip(reading.dataset.rows, reading.places, strict=True)
-    rows = [{**row, "label": renamed(row["label"], rename)} for row, place in pairs if place not in dropped]
-    return Dataset(tuple(rows), reading.dataset.sources)
+def write_images(reading: Reading, findings: Sequence[Finding], folder: Path) -> None:
+    """Write a mended copy of what was read; after a crash the folder is whole or absent.
 
-
-def renamed(label: Any, rename: Mapping[str, str]) -> Any:
-    return rename.get(label, label) if isinstance(label, str) else label
-
-
-def write_images(content: Dataset, folder: Path) -> None:
-    """Copy images into `folder/[split/]label/`; after a crash the folder is whole or absent.
-
-    Where labels are numbers or times, into `folder/images/` with `table.csv` beside it. A label that is no name of a
-    folder, such as `..` or `a/b`, is one with `-`; different labels always have different folders.
+    Spellings are merged; repeats, conflicts and leaks are dropped; what is broken was never read. Images of folders go
+    into `folder/[split/]label/`: a label that is no name of a folder, such as `..` or `a/b`, is one with `-`, and
+    different labels always have different folders. A table stays a table, with all of its columns under their own
+    names, beside `folder/images/`.
 
     Raises:
         UsageError: the folder exists; nothing is ever overwritten.
+        DataError: no image would stay, or the images are no files.
     """
     if folder.exists():
         raise UsageError(
             f"{folder.name} already exists", where=str(folder), fix="name a folder that does not exist yet"
         )
-    amounts = are_amounts(content.rows)
-    lines: list[dict[str, Any]] = []
-    classes, files = FileNames(), defaultdict[str, FileNames](FileNames)
-    folders = {label: classes.unused(label) for label in sorted({str(row["label"]) for row in content.rows})}
+    if any(str(row["image"]).startswith("data:") for row in reading.dataset.rows[:1]):
+        raise DataError("images in arrays are not mended", where="--fix", fix="unpack them into folders of images")
+    kept = kept_rows(reading, findings)
+    if not kept:
+        raise DataError("no image would stay", where="--fix", fix="mend the data by hand; each finding has a fix")
     with staged(folder) as stage:
-        for row in content.rows:
-            source = Path(row["image"])
-            own = "images" if amounts else f"{row.get('split', '.')}/{folders[str(row['label'])]}"
-            (stage / own).mkdir(parents=True, exist_ok=True)
-            name = files[own].unused(source.stem, source.suffix)
-            shutil.copyfile(source, stage / own / name)
-            lines.append({"image": f"{own}/{name}", **cells(row)})
-        if amounts:
-            with (stage / "table.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(lines[0]), restval="")
-                writer.writeheader()
-                writer.writerows(lines)
+        if reading.tables:
+            write_as_table(reading, kept, stage)
+        else:
+            write_as_folders([row for _, row in kept], stage)
 
 
-def cells(row: Row) -> dict[str, Any]:
-    """The columns of a table for what a row knows beside its image."""
-    label = row["label"] if isinstance(row["label"], Mapping) else {"label": row["label"]}
-    return {**label, **{name: row[name] for name in ("group", "split") if name in row}}
+def kept_rows(reading: Reading, findings: Sequence[Finding]) -> list[tuple[int, Row]]:
+    """The rows that stay, with their numbers in the reading."""
+    fixable = [finding for finding in findings if finding.fixable]
+    rename = {old: new for finding in fixable for old, new in finding.rename.items()}
+    dropped = {place for finding in fixable if not finding.rename for place in finding.rows}
+    rows = enumerate(zip(reading.dataset.rows, reading.places, strict=True))
+    return [(i, {**row, "label": renamed(row["label"], rename)}) for i, (row, place) in rows if place not in dropped]
+
+
+def renamed(label: Any, rename: Mapping[str, str]) -> Any:
+    if isinstance(label, list):
+        return list(dict.fromkeys(rename.get(name, name) for name in label))
+    return rename.get(label, label) if isinstance(label, str) else label
+
+
+def write_as_folders(rows: Sequence[Row], folder: Path) -> None:
+    classes, files = FileNames(), defaultdict[str, FileNames](FileNames)
+    folders = {label: classes.unused(label) for label in sorted({str(row["label"]) for row in rows})}
+    for row in rows:
+        source = Path(row["image"])
+        own = f"{row.get('split', '.')}/{folders[str(row['label'])]}"
+        (folder / own).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder / own / files[own].unused(source.stem, source.suffix))
+
+
+def write_as_table(reading: Reading, kept: Sequence[tuple[int, Row]], folder: Path) -> None:
+    """Only the names of the images change, and labels that were spelt in several ways."""
+    ((table, columns),) = reading.tables
+    (own,), target = columns.inputs, columns.target
+    assert target is not None  # the doctor reads labelled rows
+    image = own if table.header else "image"  # a name by which the first line is known as a header
+    files = FileNames()
+    written: list[dict[str, Value]] = []
+    (folder / "images").mkdir()
+    for index, row in kept:
+        source = Path(row["image"])
+        name = f"images/{files.unused(source.stem, source.suffix)}"
+        shutil.copyfile(source, folder / name)
+        cells = {image if column == own else column: cell for column, cell in table.rows[index].items()}
+        label = {target: row["label"]} if row["label"] != reading.dataset.rows[index]["label"] else {}
+        written.append({**cells, **label, image: name})
+    whole = Table(tuple(written[0]), written, range(1, len(written) + 1), True)
+    write_table(whole, folder / f"table{Path(reading.places[0].source).suffix.lower()}")

@@ -43,7 +43,8 @@ class Reading:
     skipped: tuple[tuple[Place, str], ...] = ()
     """Broken lines that were left out, and why."""
     tables: tuple[tuple[Table, Columns], ...] = ()
-    """For the data doctor (`keep_empty`): the tables as they were, one row for each of the dataset, and their roles."""
+    """For the data doctor (`keep_empty`, or images): the tables as they were, one row for each of the dataset, and
+    their roles."""
 
 
 class Source(NamedTuple):

@@ -16,7 +16,7 @@ from budwood.engine.columns import NoLabelError
 from budwood.engine.corpus_doctor import diagnose_corpus
 from budwood.engine.doctor import diagnose
 from budwood.engine.environment import describe_environment, examine_environment
-from budwood.engine.image_doctor import diagnose_images, mended_images, write_images
+from budwood.engine.image_doctor import diagnose_images, write_images
 from budwood.engine.machine import versions
 from budwood.engine.mending import mended_table, write_table
 from budwood.engine.molecule_doctor import diagnose_molecules, mended_molecules
@@ -100,7 +100,7 @@ def of_images(reading: Reading, held: Reading | None, fix: Path | str | None) ->
     findings = diagnose_images(reading, held)
     if fix is None:
         return Diagnosed(findings, reading.notes, reading.facts)
-    write_images(mended_images(reading, findings), Path(fix))
+    write_images(reading, findings, Path(fix))
     return Diagnosed(findings, reading.notes, reading.facts, Path(fix))
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import scenes
 
-from budwood.core.errors import UsageError
+from budwood.core.errors import DataError, UsageError
 from budwood.engine.reading import read_dataset
 from budwood.stages.diagnosing import diagnose_data
 
@@ -68,7 +68,8 @@ def test_faulty_boxes_are_found_and_mended(folder, tmp_path):
     assert rows["002"] == [{"label": "dark", "box": [60.0, 10.0, float(scenes.WIDTH), 40.0]}]
     assert len(rows["004"]) == 1
     assert rows["006"][0]["label"] == "dark"
-    assert not {"008", "009", "011"} & set(rows)
+    assert not {"000", "008", "009", "011"} & set(rows)  # 000 has an object, of which only the box is wrong
+    assert rows["007"] == []
     with pytest.raises(UsageError, match="already exists"):
         diagnose_data(folder, None, None, None, tmp_path / "mended")
 
@@ -149,3 +150,66 @@ def test_an_image_with_one_line_that_cannot_be_read_stays(tmp_path):
     assert "broken_annotation" in found(data, fix=tmp_path / "mended")
     content = json.loads((tmp_path / "mended" / "_annotations.coco.json").read_text())
     assert len(content["images"]) == 12
+
+
+def yolo_lines(data, change):
+    """The label files with the four shares of every box changed."""
+    for file in (data / "labels").glob("*.txt"):
+        lines = [line.split() for line in file.read_text().splitlines()]
+        made = [[name, *change(*(float(value) for value in values))] for name, *values in lines]
+        file.write_text("".join(" ".join(map(str, words)) + "\n" for words in made))
+
+
+def corners_in_pixels(x, y, w, h):
+    wide, high = scenes.WIDTH, scenes.HEIGHT
+    return round((x - w / 2) * wide), round((y - h / 2) * high), round((x + w / 2) * wide), round((y + h / 2) * high)
+
+
+def sizes_in_pixels(x, y, w, h):
+    left, top, right, bottom = corners_in_pixels(x, y, w, h)
+    return left, top, right - left, bottom - top
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (corners_in_pixels, "corners in pixels, not centre"),
+        (sizes_in_pixels, "left, top, width and height in pixels, not centre"),
+    ],
+)
+def test_pixels_in_yolo_are_told_and_rewritten(tmp_path, change, name):
+    data = scenes.yolo(tmp_path / "y", {"": 30})
+    drawn = {row["image"][-7:]: row["label"] for row in read_dataset(data).dataset}
+    yolo_lines(data, change)
+    finding = found(data, fix=tmp_path / "mended")["box_convention"]
+    assert (finding.severity, len(finding.rows)) == ("error", 30)
+    assert name in finding.message
+    again = {row["image"][-7:]: row["label"] for row in read_dataset(tmp_path / "mended").dataset}
+    assert again.keys() == drawn.keys()
+    for image, objects in drawn.items():
+        for one, other in zip(objects, again[image], strict=True):
+            assert one["box"] == pytest.approx(other["box"], abs=1)
+
+
+def test_boxes_of_which_half_are_of_no_use_are_an_error_and_no_image_becomes_empty(tmp_path):
+    data = scenes.voc(tmp_path / "shapes", 12)
+    for number in range(12):
+        box = (500, 500, 540, 540) if number < 5 else (40, 40, 10, 10) if number == 5 else (10, 10, 40, 40)
+        annotate(data, f"{number:03}", ("dark", *box))
+    findings = found(data, fix=tmp_path / "mended")
+    for kind in ("box_outside", "box_inverted"):
+        assert findings[kind].severity == "error"
+        assert "in another convention" in findings[kind].message
+    rows = read_dataset(tmp_path / "mended").dataset.rows
+    assert sorted(row["image"][-7:-4] for row in rows) == [f"{number:03}" for number in range(6, 12)]
+    annotate(data, "000", ("dark", 10, 10, 40, 40))
+    assert found(data)["box_outside"].severity == "warning"
+
+
+def test_a_copy_without_images_is_not_written(tmp_path):
+    data = scenes.voc(tmp_path / "shapes", 4)
+    for number in range(4):
+        annotate(data, f"{number:03}", ("dark", 40, 40, 10, 10))
+    with pytest.raises(DataError, match="no image would stay"):
+        found(data, fix=tmp_path / "mended")
+    assert not (tmp_path / "mended").exists()

@@ -109,4 +109,4 @@ def test_doctor_reads_a_table_of_photos_and_writes_a_mended_one(tmp_path: Path):
         written = list(csv.DictReader(file))
     assert len(written) == 59
     assert all((tmp_path / "mended" / row["image"]).exists() for row in written)
-    assert not flow.doctor(tmp_path / "mended", target="label").findings
+    assert not flow.doctor(tmp_path / "mended", target="bright").findings

@@ -257,6 +257,9 @@ class Task(ABC):
         """
         return self.row_scores(answers, rows)
 
+    quality_name: ClassVar[str] = ""
+    """What `quality` is called where it is not the row score; printed with the differences."""
+
     @abstractmethod
     def metrics(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
         """Further metrics, by their standard names."""

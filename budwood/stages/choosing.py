@@ -178,15 +178,17 @@ def decide(
     *,
     asked: bool = False,
     needs_gain: bool = False,
+    of: str = "",
 ) -> Decision:
     """Baseline or adapted model, by their scores on the same held-out rows.
 
     The adapted one is kept unless it is worse: published comparisons favour it at these sizes, so that a draw of few
     rows is no reason to drop it; a significant loss, or a loss on many rows, is. Where a task `needs_gain`, only better
-    answers are a reason to keep it, by more than chance would give. A method that was `asked` for is kept.
+    answers are a reason to keep it, by more than chance would give. A method that was `asked` for is kept. `of` is what
+    the scores are called where they are not the headline metric, as in `Task.quality_name`.
     """
     found = better(head, adapted)
-    facts = describe(method, found, "held-out rows")
+    facts = describe(method, found, "held-out rows", of)
     worse = found.difference < 0 and (found.p < SURE or len(head) >= TINY_ROWS)
     worse = worse or (needs_gain and (found.difference <= 0 or found.p >= SURE))
     if worse and asked:
@@ -196,6 +198,8 @@ def decide(
     return Decision(method, facts)
 
 
-def describe(method: str, found: Comparison, where: str) -> str:
-    points = f"{100 * found.difference:+.1f} points [{100 * found.ci[0]:+.1f}, {100 * found.ci[1]:+.1f}]"
+def describe(method: str, found: Comparison, where: str, of: str = "") -> str:
+    """A difference in words; `of` names the score where it is not the headline metric, lest it is read as that."""
+    unit = f"points of {of}" if of else "points"
+    points = f"{100 * found.difference:+.1f} {unit} [{100 * found.ci[0]:+.1f}, {100 * found.ci[1]:+.1f}]"
     return f"{method} {points} against head on {found.n:,} {where} (p={found.p:.2g})"

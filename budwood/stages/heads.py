@@ -110,7 +110,8 @@ def compare(
         return choosing.Decision("head", f"{choice.method} was not tried: {error.cause}"), heads
     asked = bench.job.method != "auto"
     scores = held_out(heads, trials), held_out(adapted, trials)
-    decision = choosing.decide(choice.method, *scores, asked=asked, needs_gain=bench.task.needs_gain)
+    task = bench.task
+    decision = choosing.decide(choice.method, *scores, asked=asked, needs_gain=task.needs_gain, of=task.quality_name)
     bench.say("method", f"method={decision.method}  # {decision.why}")
     return decision, heads if decision.method == "head" else adapted
 

@@ -80,6 +80,8 @@ class ImageClassification(ImageTask):
         """1 for a right label, 0 for a wrong one."""
         return np.asarray([float(a["label"] == row["label"]) for a, row in zip(answers, rows, strict=True)])
 
+    quality_name: ClassVar[str] = "Brier score"
+
     def quality(self, answers: Sequence[Answer], rows: Sequence[Row]) -> NDArray[np.float64]:
         """One less half the squared error of the probabilities, summed over the labels (Brier 1950)."""
         shares = np.asarray([[answer["scores"].get(label, 0.0) for label in self.labels] for answer in answers])

@@ -64,6 +64,12 @@ def test_a_method_that_was_asked_for_is_kept_and_the_verdict_says_so() -> None:
     assert "baseline is kept" not in kept.why
 
 
+def test_a_difference_says_of_what_it_is_where_that_is_not_the_headline_metric() -> None:
+    head, adapted = np.linspace(0.4, 0.6, 45), np.linspace(0.5, 0.9, 45)
+    assert "+20.0 points [" in decide("few_shot", head, adapted).why
+    assert "+20.0 points of Brier score [" in decide("few_shot", head, adapted, of="Brier score").why
+
+
 def test_a_draw_of_few_rows_goes_to_the_baseline_where_a_task_needs_a_gain() -> None:
     head, adapted = np.ones(30), np.ones(30)
     assert decide("full", head, adapted).method == "full"

@@ -136,7 +136,7 @@ def show(screen: Screen, result: "Adapted") -> None:
     """The model beside its baseline, why it was kept, and where the time went."""
     model, base = f"{result.name}:{result.version}", result.baseline
     rows = f"{result.n_test:,}"
-    headers = ["model", "method", f"{result.metric} %", "95 % interval", *map(title, result.intervals), "rows"]
+    headers = ["model", "method", f"{result.metric} %", "95 % interval", *map(title, numbers(result)), "rows"]
     first = ["baseline", base.method, percent(base.score), span(base.ci), *beside(result, base), rows]
     second = [model, result.method, percent(result.score), span(result.ci), *beside(result, result), rows]
     if result.split:
@@ -179,10 +179,17 @@ def title(metric: str) -> str:
     return title_of(metric)
 
 
+def numbers(result: "Adapted") -> list[str]:
+    """Names of the metrics that are printed beside the score; few rows give some of them no interval."""
+    from budwood.engine.card import BESIDE
+
+    return list(dict.fromkeys([*result.intervals, *(name for name in BESIDE if name in result.metrics)]))
+
+
 def beside(result: "Adapted", model: "Adapted | Baseline") -> list[str]:
-    """The metrics that are printed beside the score, each with its interval."""
+    """The metrics that are printed beside the score, each with its interval where it has one."""
     found = []
-    for name in result.intervals:
+    for name in numbers(result):
         value, bounds = model.metrics.get(name), model.intervals.get(name)
         interval = "" if bounds is None else f" [{short(bounds[0])}, {short(bounds[1])}]"
         found.append("" if value is None else f"{short(value)}{interval}")

@@ -19,6 +19,7 @@ from budwood.engine.risk_calibration import unfitted
 from budwood.engine.snippets import BOXES, ONNX, PIPELINES, TORCH
 
 __all__ = [
+    "BESIDE",
     "NAMES",
     "NUMBERS",
     "CardFacts",
@@ -57,8 +58,10 @@ NAMES = {
     "ap50": "AP50",
     "ap": "AP50:95",
 }
-PRECISIONS = frozenset({"ap50", "ap"})
-"""What is listed without an interval too, because resamples may all agree."""
+BESIDE = ("roc_auc", "rmse")
+"""What is printed beside the headline metric even where rows are too few for an interval."""
+WITHOUT_INTERVAL = frozenset({"ap50", "ap", "macro_f1", *BESIDE})
+"""What is listed without an interval too, because rows may be too few for one, or resamples all agree."""
 NUMBERS = frozenset({"roc_auc", "rmse", "mae", "brier", "c_index", "r2", "spearman", "perplexity", "ap50", "ap"})
 """Metrics that people write as plain numbers; the others with an interval are shares."""
 
@@ -191,9 +194,12 @@ def introduction(draft: Draft, facts: CardFacts) -> str:
     headline = draft.metrics.get(facts.metric)
     if headline:
         lines += ["", f"**{NAMES.get(facts.metric, text(facts.metric))}: {spell(headline)}{split_of(draft)}.**"]
-        beside = {name: found for name, found in facts.further.items() if name in NUMBERS and isinstance(found, Metric)}
-        for name, found in beside.items():
-            lines.append(f"{NAMES[name]}: {figure_of(name, found.value)} (95 % interval {span_of(name, found.ci)}).")
+        for name, found in facts.further.items():
+            if isinstance(found, Metric) and name in NUMBERS:
+                shown = figure_of(name, found.value)
+                lines.append(f"{NAMES[name]}: {shown} (95 % interval {span_of(name, found.ci)}).")
+            elif not isinstance(found, Metric) and name in BESIDE:
+                lines.append(f"{NAMES[name]}: {figure_of(name, found)}, without an interval.")
     return "\n".join(lines) + "\n"
 
 
@@ -248,7 +254,7 @@ def how_it_was_measured(draft: Draft, facts: CardFacts) -> str:
         rows.append([label, *figures, f"{metric.n:,}", text(metric.split)])
     if headline := draft.metrics.get(facts.metric):
         for name, value in facts.further.items():
-            if name.partition(" ")[0] in PRECISIONS and not isinstance(value, Metric):
+            if name.partition(" ")[0] in WITHOUT_INTERVAL and not isinstance(value, Metric):
                 rows.append([text(title_of(name)), figure_of(name, value), "", f"{headline.n:,}", text(headline.split)])
     if rows:
         lines += [*markdown_table(["metric", "value", "95 % interval", "rows", "split"], rows), ""]
@@ -258,7 +264,10 @@ def how_it_was_measured(draft: Draft, facts: CardFacts) -> str:
             f"Rows of one {code(draft.data.options.group)} stand on one side of the split. Intervals and p values"
         )
         lines.append("take rows as independent all the same: where those of a group are alike, the truth is less sure.")
-    if "temperature" in draft.calibration:
+    if draft.calibration.get("temperature") == 1:
+        lines.append("Probabilities are as the network gives them, and no temperature was fitted: fewer than 20 rows")
+        lines.append("were left out, or it did not make them more honest.")
+    elif "temperature" in draft.calibration:
         fitted = f"with temperature {draft.calibration['temperature']:.3f}, fitted on validation rows"
         lines.append(f"Probabilities are calibrated {fitted} (Guo et al. 2017).")
     if unfitted(draft.calibration):

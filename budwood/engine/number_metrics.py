@@ -4,6 +4,7 @@ Written with numpy, because `evaluate` runs where scikit-learn is not installed.
 """
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -15,11 +16,16 @@ __all__ = [
     "ranking_metrics",
     "ranks",
     "regression_metrics",
+    "resampled_span",
     "roc_auc",
     "roc_auc_interval",
 ]
 
 RESAMPLES = 500
+LEAST = 10
+"""Rows of each class below which no interval of the area is given: its variance is a guess."""
+ALIKE = 1e-9
+"""Width below which resamples differ by rounding alone."""
 
 
 def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -48,16 +54,22 @@ def roc_auc(scores: ArrayLike, truth: ArrayLike) -> float:
     return float(above.mean()) if len(above) and len(below) else math.nan
 
 
-def roc_auc_interval(scores: ArrayLike, truth: ArrayLike) -> tuple[float, float]:
-    """The 95 % interval by DeLong's variance (1988), on the logit scale so that it stays within [0, 1]."""
+def roc_auc_interval(scores: ArrayLike, truth: ArrayLike) -> tuple[float, float] | None:
+    """The 95 % interval by DeLong's variance (1988), on the logit scale so that it stays within [0, 1].
+
+    None with fewer than 10 rows of a class, or where all scores are equal. Where the order is perfect the variance is
+    0, and the bound is that of the rule of three.
+    """
     above, below = placements(scores, truth)
-    if len(above) < 2 or len(below) < 2:
-        return 0.0, 1.0
+    if min(len(above), len(below)) < LEAST:
+        return None
     area = float(above.mean())
     variance = float(above.var(ddof=1)) / len(above) + float(below.var(ddof=1)) / len(below)
     if not 0 < area < 1:
         spare = 1 - 0.05 ** (1 / min(len(above), len(below)))  # the rule of three: nothing was out of order
         return (1 - spare, 1.0) if area == 1 else (0.0, spare)
+    if not variance > 0:
+        return None
     half = NormalDist().inv_cdf(0.975) * math.sqrt(variance) / (area * (1 - area))
     centre = math.log(area / (1 - area))
     return 1 / (1 + math.exp(half - centre)), 1 / (1 + math.exp(-half - centre))
@@ -104,7 +116,7 @@ def bootstrap_interval(
         scores, truth: shape (rows, properties); NaN in `truth` where a value is unknown.
 
     Returns:
-        None where the metric is not defined in most resamples: too few molecules of a class.
+        None where the metric is not defined in most resamples, or the same in all: too few molecules.
     """
     random = np.random.default_rng(seed)
     found = []
@@ -116,8 +128,13 @@ def bootstrap_interval(
             found.append(sum(known) / len(known))
     if len(found) < RESAMPLES / 2:
         return None
-    low, high = np.quantile(found, (0.025, 0.975))
-    return float(low), float(high)
+    return resampled_span(found)
+
+
+def resampled_span(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % percentile interval of a resampled metric; None where all resamples agree, which few rows can do."""
+    low, high = (float(bound) for bound in np.quantile(values, (0.025, 0.975)))
+    return (low, high) if high - low > ALIKE else None
 
 
 def one(scores: NDArray[np.float64], truth: NDArray[np.floating], metric: str) -> float:

@@ -16,6 +16,7 @@ from budwood.core.task import Answer, Calibration, Row, Task, brief, plain_numbe
 from budwood.engine.calibrate import brier, expected_calibration_error, probabilities
 from budwood.engine.card import ClassFacts
 from budwood.engine.measure import Scores
+from budwood.engine.number_metrics import resampled_span
 from budwood.engine.report_boxes import Curves, curves_of, label_facts, worst_image
 from budwood.engine.risk_facts import Tenth, number_pairs, raw_chances, tenths_of
 
@@ -28,6 +29,8 @@ BINS = 15
 MOST_MISTAKES = 20
 MOST_IMAGES = 12
 """Images with boxes, which are larger."""
+MOST_DISTANT = 12
+"""Answers that are nearer to the truth or further from it, rather than right or wrong."""
 MOST_DRAWN = 40_000
 """Characters of one drawing: twenty of them are a fifth of what a page may have."""
 LONGEST_TEXT = 300
@@ -57,7 +60,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test row with a wrong answer."""
+    """A test row with a wrong answer, or with one that is far from the truth."""
 
     label: str
     answer: str
@@ -85,9 +88,13 @@ class Outcome:
     after: Reliability | None = None
     """As the model answers."""
     mistakes: tuple[Mistake, ...] = ()
-    """The surest wrong answers first."""
+    """The surest wrong answers first; where `graded`, those furthest from the truth."""
+    graded: bool = False
+    """Whether answers are nearer to the truth or further from it: numbers and risks, which are not right or wrong."""
     numbers: NDArray[np.float64] | None = None
     """True and given number of each row, shape (rows, 2), where labels are numbers."""
+    logarithmic: bool = False
+    """Whether the logarithm of the numbers was learnt."""
     tenths: tuple[Tenth, ...] = ()
     """Where answers are risks: what was foretold and what came, for each tenth of the rows."""
     curves: Curves | None = None
@@ -103,14 +110,18 @@ def outcome_of(task: Task, rows: Sequence[Row], scores: Scores, calibration: Cal
     labels = class_labels(task, rows, scores.answers)
     wrong = np.flatnonzero(scores.per_row < 1)
     if not labels:
-        order = wrong[np.argsort(scores.per_row[wrong], kind="stable")]
+        graded = not np.isin(scores.per_row, (0, 1)).all()
+        order = distant(scores.per_row) if graded else wrong
         chances, raw = task.chances(scores.answers, rows), raw_chances(task, rows, scores)
+        found = mistakes(task, rows, scores.answers, order, {})
         return Outcome(
             before=None if raw is None else of_chances(raw),
             after=None if chances is None else of_chances(chances),
             tenths=() if chances is None else tenths_of(chances),
-            mistakes=mistakes(task, rows, scores.answers, order, {}),
+            mistakes=found,
+            graded=graded and bool(found),
             numbers=number_pairs(rows, scores.answers) if chances is None else None,
+            logarithmic=bool(task.to_json().get("log")),
             intervals=task.intervals(scores.answers, rows),
         )
     truth, given = indicators(labels, rows, scores.answers)
@@ -156,6 +167,12 @@ def outcome_of_boxes(task: Task, rows: Sequence[Row], scores: Scores) -> Outcome
     )
     facts = label_facts(labels, scores.answers, rows)
     return Outcome(classes=facts, mistakes=shown_images, curves=curves, intervals=curves.intervals)
+
+
+def distant(per_row: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The rows with the largest errors, the largest first: at most 12, and only such as are above the median."""
+    order = np.argsort(per_row, kind="stable")
+    return order[per_row[order] < np.median(per_row)][:MOST_DISTANT]
 
 
 def class_labels(task: Task, rows: Sequence[Row], answers: Sequence[Answer]) -> tuple[str, ...]:
@@ -227,10 +244,11 @@ def of_chances(pairs: NDArray[np.float64]) -> Reliability:
     return reliability(pairs[:, :1], pairs[:, 1:])
 
 
-def macro_f1_interval(truth: NDArray[np.bool_], given: NDArray[np.bool_], seed: int = 0) -> Span:
+def macro_f1_interval(truth: NDArray[np.bool_], given: NDArray[np.bool_], seed: int = 0) -> Span | None:
     """95 % percentile interval of the mean F1 of the labels that occur, over bootstrap resamples of the rows.
 
-    Rows with the same true and given labels count as one with a weight, so the resampling is quick.
+    Rows with the same true and given labels count as one with a weight, so the resampling is quick. None where all
+    resamples agree, as they do without an error: that says nothing of new rows.
     """
     patterns, counts = np.unique(np.concatenate([truth, given], axis=1), axis=0, return_counts=True)
     true, said = (part.astype(np.float32) for part in np.split(patterns, 2, axis=1))
@@ -241,8 +259,7 @@ def macro_f1_interval(truth: NDArray[np.bool_], given: NDArray[np.bool_], seed: 
         actual = weights @ true
         f1 = 2 * (weights @ (true * said)) / np.maximum(actual + weights @ said, 1)
         means += (np.where(actual > 0, f1, 0).sum(axis=1) / np.maximum((actual > 0).sum(axis=1), 1)).tolist()
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+    return resampled_span(means)
 
 
 def mistakes(
@@ -255,10 +272,21 @@ def mistakes(
             continue
         value = row[task.inputs[0]]
         image = thumbnail(value) if task.inputs[0] == "image" else b""
-        given = answer.get("labels", answer.get("label", answer.get("value", answer.get("properties", ""))))
         text = "" if image else shortened(str(value))
-        found.append(Mistake(shown(row["label"]), shown(given), sure.get(i), text, image, drawn(task, row)))
+        found.append(
+            Mistake(shown(row["label"]), answer_text(task, answer), sure.get(i), text, image, drawn(task, row))
+        )
     return tuple(found)
+
+
+def answer_text(task: Task, answer: Answer) -> str:
+    """An answer as text; a risk with what it is of, or by when."""
+    value = answer.get("labels", answer.get("label", answer.get("value", answer.get("properties", ""))))
+    if "horizon" in answer:
+        return f"risk by {plain_number(answer['horizon'])}: {shown(value)}"
+    if outcomes := task.to_json().get("outcomes"):
+        return f"risk of {shown(outcomes[-1])}: {shown(value)}"
+    return shown(value)
 
 
 def drawn(task: Task, row: Row) -> str:

@@ -13,7 +13,7 @@ from budwood.core.bundle import Draft, Metric
 from budwood.core.page import PAGE_END, PAGE_START
 from budwood.core.report import ShrinkReport
 from budwood.core.task import plain_number
-from budwood.engine.card import NAMES, NUMBERS, CardFacts, figure_of, span_of, title_of
+from budwood.engine.card import BESIDE, NAMES, NUMBERS, CardFacts, figure_of, span_of, title_of
 from budwood.engine.drawing import Picture, legible
 from budwood.engine.report_facts import Mistake, Outcome, Reliability
 from budwood.engine.report_plots import HEAT_LABELS, MOST_BARS, Compared
@@ -26,6 +26,7 @@ MOST_CLASSES = 300
 """Labels that the table of classes lists, the worst first."""
 MOST_LABELS = 12
 """Labels that are named at the top."""
+DISTANT = "The answers furthest from the truth"
 
 
 def report_page(
@@ -41,7 +42,7 @@ def report_page(
         ("wrong", "Where it errs", [*confusions(outcome, pictures), *numbers(pictures), *classes(facts)]),
         ("groups", "What looks alike to it", [*groups(pictures)]),
         ("sure", "How far its confidence can be trusted", [*calibration(outcome, pictures)]),
-        ("errors", "The worst errors", [*errors(outcome.mistakes)]),
+        ("errors", DISTANT if outcome.graded else "The worst errors", [*errors(outcome)]),
         ("candidates", "Candidates", [*candidates(facts.shrink, pictures)]),
         ("training", "Training", [*training(pictures)]),
         ("made", "How it was made", [*made(draft, facts)]),
@@ -83,6 +84,8 @@ def figures(draft: Draft, facts: CardFacts, outcome: Outcome, compared: Sequence
     for name in sorted(NUMBERS & facts.further.keys()):
         if isinstance(beside := facts.further[name], Metric):
             found.append((title_of(name), figure_of(name, beside.value), f"{span_of(name, beside.ci)} (95 %)"))
+        elif name in BESIDE:
+            found.append((title_of(name), figure_of(name, beside), "no interval"))
     if isinstance(split := draft.report.get("split"), str):
         found.append(("Split", split, "how the test rows were set apart"))
     if len(compared) > 1 and (first := compared[0]):
@@ -199,18 +202,23 @@ def reliability_row(name: str, found: Reliability) -> list[str]:
     return [name, percent(found.ece), f"{found.brier:.4f}"]
 
 
-def errors(mistakes: Sequence[Mistake]) -> Iterator[str]:
+def errors(outcome: Outcome) -> Iterator[str]:
+    mistakes = outcome.mistakes
     if not mistakes:
         return
     sure = any(item.confidence is not None for item in mistakes)
     order = "of which the model was surest" if sure else "with the lowest scores"
-    yield f"<p>The {len(mistakes)} wrong answers {order}. Some are errors of the model, some of the labels.</p>\n"
+    told = f"The {len(mistakes)} wrong answers {order}."
+    if outcome.graded:
+        told = f"{DISTANT}: the largest errors of those above the median, {len(mistakes)} rows."
+    yield f"<p>{told} Some are errors of the model, some of the labels.</p>\n"
     yield '<p class="quiet">These are rows of your data: look at them before you hand this page on.</p>\n'
     rows = []
     for item in mistakes:
         cells = [shown_input(item), broken(item.label), f"<strong>{broken(item.answer)}</strong>"]
         rows.append([*cells, percent(item.confidence, 1)] if sure else cells)
-    yield raw_table(("input", "true label", "answer", *(("confidence",) if sure else ())), rows, "errors")
+    truth = "truth" if outcome.graded else "true label"
+    yield raw_table(("input", truth, "answer", *(("confidence",) if sure else ())), rows, "errors")
 
 
 def broken(label: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from budwood.core.errors import require
+from budwood.core.task import plain_number
 from budwood.engine.drawing import (
     WIDTH,
     WRONG,
@@ -42,8 +43,6 @@ CURVE_METRICS = {"accuracy": "right", "roc_auc": "ROC AUC", "r2": "R²"}
 MOST_POINTS = 2000
 MOST_CURVES = 8
 """Labels whose precision is drawn against their recall."""
-WIDE = 30.0
-"""The greatest number by the least from which both axes are logarithmic."""
 
 
 @dataclass(frozen=True)
@@ -212,20 +211,23 @@ def draw_labels(outcome: Outcome) -> "Figure":
 def draw_numbers(outcome: Outcome) -> "Figure":
     if outcome.numbers is None:
         raise ValueError("there are no numbers")
-    figure, axes = one_plot(4.6, 0.8, 0.5, right=2.9)
     points = outcome.numbers[:MOST_POINTS]
     low, high = float(points.min()), float(points.max())
+    letters = max(len(plain_number(value)) for value in (low, high, (low + high) / 2))
+    figure, axes = one_plot(4.6, 0.55 + 0.085 * letters, 0.5, right=2.9)
     margin = 0.04 * ((high - low) or 1.0)
     ends = (low - margin, high + margin)
     axes.plot(ends, ends, color=ON_WHITE.faint, linewidth=1, linestyle=(0, (5, 3)))
     axes.plot(points[:, 0], points[:, 1], "o", color=CHOSEN, markersize=4, alpha=0.45, markeredgewidth=0)
     axes.set(xlim=ends, ylim=ends)
-    if low > 0 and high > WIDE * low:
+    if outcome.logarithmic and low > 0:
         scale = (low / 1.15, high * 1.15)
         axes.set(xscale="log", yscale="log", xlim=scale, ylim=scale)
-        for one in (axes.xaxis, axes.yaxis):
-            one.set_major_formatter(plain_numbers())
-            one.set_minor_formatter(lambda value, _: "")
+    else:
+        axes.locator_params(nbins=6)
+    for one in (axes.xaxis, axes.yaxis):
+        one.set_major_formatter(lambda value, _: plain_number(value))
+        one.set_minor_formatter(lambda value, _: "")
     axes.set_xlabel("true", color=ON_WHITE.text)
     axes.set_ylabel("answer", color=ON_WHITE.text)
     return figure

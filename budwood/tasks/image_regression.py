@@ -288,7 +288,8 @@ class ImageRegression(ImageTask):
         happened = self.happened(rows)
         if self.kind == SURVIVAL or not 0 < happened.sum() < len(rows):
             return {}
-        return {"roc_auc": roc_auc_interval(given, happened)}
+        area = roc_auc_interval(given, happened)
+        return {} if area is None else {"roc_auc": area}
 
     def chances(self, answers: Sequence[Answer], rows: Sequence[Row]) -> NDArray[np.float64] | None:
         if self.kind == RISK:

@@ -323,8 +323,8 @@ class MoleculeProperty(Task):
         scores = np.asarray([[self.confidence(answer, name) for name in self.properties] for answer in answers])
         if self.kind == CLASSES and len(self.properties) == 1:
             known = np.isfinite(truth[:, 0])
-            both = len(set(truth[known, 0].tolist())) == 2
-            return {"roc_auc": roc_auc_interval(scores[known, 0], truth[known, 0])} if both else {}
+            area = roc_auc_interval(scores[known, 0], truth[known, 0])
+            return {} if area is None else {"roc_auc": area}
         found = bootstrap_interval(scores, truth, MAIN[self.kind])
         return {} if found is None else {MAIN[self.kind]: found}
 

@@ -134,6 +134,24 @@ def test_the_card_tells_what_was_done_and_measured() -> None:
     assert "More Information Needed" not in card
 
 
+def test_a_temperature_that_was_not_fitted_is_not_called_fitted() -> None:
+    card = model_card(draft(calibration={"temperature": 1.0}), facts())
+    assert "no temperature was fitted: fewer than 20 rows\nwere left out" in card
+    assert "1.000" not in card
+
+
+def test_a_metric_without_an_interval_is_listed_with_its_value() -> None:
+    card = model_card(
+        draft(metrics={"accuracy": draft().metrics["accuracy"]}), facts(further={"macro_f1": 1.0, "roc_auc": 1.0})
+    )
+    assert "| Macro F1 | 100.00 % |  | 100 | test |" in card
+    assert "\nROC AUC: 1.000, without an interval.\n" in card
+    measured = Metric(value=0.8, ci=(0.7, 0.9), n=100, split="test")
+    assert "\nROC AUC: 0.800 (95 % interval 0.700 to 0.900).\n" in model_card(
+        draft(), facts(further={"roc_auc": measured})
+    )
+
+
 def test_a_bare_draft_still_gives_a_whole_card() -> None:
     card = model_card(tiny.draft(), CardFacts("a", "accuracy", "text-classification", frozenset({"onnx"}), 1.0))
     assert parsed(card)["datasets"] == ["private-not-recorded"]

@@ -17,7 +17,9 @@ def test_ranking_metrics_are_those_of_scikit_learn(seed: int) -> None:
     scores = (random.normal(size=200) + truth).round(1)  # with ties
     assert metrics.roc_auc(scores, truth) == pytest.approx(sklearn.roc_auc_score(truth, scores))
     assert metrics.average_precision(scores, truth) == pytest.approx(sklearn.average_precision_score(truth, scores))
-    low, high = metrics.roc_auc_interval(scores, truth)
+    span = metrics.roc_auc_interval(scores, truth)
+    assert span is not None
+    low, high = span
     assert low < metrics.roc_auc(scores, truth) < high
 
 
@@ -27,17 +29,31 @@ def test_delong_intervals_hold_the_true_area_in_95_of_100_samples() -> None:
     true_area = 0.5 * (1 + math.erf(1 / 2))  # two normals whose means differ by 1
     held = 0
     for _ in range(300):
-        low, high = metrics.roc_auc_interval(random.normal(size=120) + truth, truth)
+        span = metrics.roc_auc_interval(random.normal(size=120) + truth, truth)
+        assert span is not None
+        low, high = span
         held += low <= true_area <= high
     assert 0.92 <= held / 300 <= 0.98
 
 
 def test_one_class_alone_has_no_area() -> None:
     assert math.isnan(metrics.roc_auc([0.1, 0.2], [1, 1]))
-    assert metrics.roc_auc_interval([0.1, 0.2], [1, 1]) == (0.0, 1.0)
+    assert metrics.roc_auc_interval([0.1, 0.2], [1, 1]) is None
     assert set(metrics.ranking_metrics([0.1, 0.2], [1, 1])) == {"brier"}
     assert math.isnan(molecule_metrics.enrichment([0.1], [0]))
     assert math.isnan(molecule_metrics.bedroc([0.1], [0]))
+
+
+def test_no_interval_of_the_area_where_rows_are_too_few_or_say_nothing() -> None:
+    truth = np.repeat([0, 1], [20, 9])
+    assert metrics.roc_auc_interval(truth + np.random.default_rng(0).normal(size=29), truth) is None, "9 of a class"
+    assert metrics.roc_auc_interval([0.1, 0.2, 0.3, 0.8, 0.9], [0, 0, 0, 1, 1]) is None
+    truth = np.repeat([0, 1], [10, 10])
+    assert metrics.roc_auc_interval(np.full(20, 0.5), truth) is None, "all scores are equal"
+    perfect = metrics.roc_auc_interval(truth, truth)
+    assert perfect is not None
+    assert perfect == pytest.approx((0.05 ** (1 / 10), 1.0)), "the rule of three"
+    assert metrics.bootstrap_interval(np.ones((30, 1)), np.zeros((30, 1)), "rmse") is None, "all resamples agree"
 
 
 def test_enrichment_counts_the_best_hundredth() -> None:

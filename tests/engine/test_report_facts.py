@@ -1,5 +1,6 @@
 """What a report tells of the answers: counted by hand, and right in expectation."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,18 @@ import pytest
 import tiny
 
 from budwood.engine.card import ClassFacts
+from budwood.engine.images import plain_png
 from budwood.engine.measure import Scores
-from budwood.engine.report_facts import MOST_MISTAKES, Outcome, macro_f1_interval, outcome_of, reliability, shortened
+from budwood.engine.report_facts import (
+    MOST_DISTANT,
+    MOST_MISTAKES,
+    Outcome,
+    macro_f1_interval,
+    outcome_of,
+    reliability,
+    shortened,
+)
+from budwood.tasks.image_regression import ImageRegression
 from budwood.tasks.text_classification import TextClassification
 
 ROWS: list[dict[str, Any]] = [
@@ -126,10 +137,66 @@ def test_the_interval_of_macro_f1_holds_it_and_shrinks_with_the_rows() -> None:
     for n in (200, 5000):
         truth = random.integers(0, 3, n)
         given = np.where(random.uniform(size=n) < 0.8, truth, random.integers(0, 3, n))
-        low, high = macro_f1_interval(np.eye(3, dtype=bool)[truth], np.eye(3, dtype=bool)[given])
+        span = macro_f1_interval(np.eye(3, dtype=bool)[truth], np.eye(3, dtype=bool)[given])
+        assert span is not None
+        low, high = span
         assert low < 0.8 + 0.2 / 3 < high  # what is right by chance, too
         widths.append(high - low)
     assert widths[0] > 3 * widths[1]
+
+
+def test_resamples_that_all_agree_give_no_interval() -> None:
+    right = np.eye(3, dtype=bool)[[0, 1, 2] * 3]
+    assert macro_f1_interval(right, right) is None
+    task = TextClassification(("a", "b"))
+    perfect = np.where([[True, False], [True, False], [False, True], [False, True]], 2.0, -2.0)
+    assert "macro_f1" not in told(task, ROWS, perfect).intervals
+
+
+def images(labels: list[Any]) -> list[dict[str, Any]]:
+    picture = plain_png((90, 80, 70))
+    return [{"image": picture, "sha256": str(number), "label": label} for number, label in enumerate(labels)]
+
+
+def of_values(task: ImageRegression, rows: list[dict[str, Any]], answers: list[dict[str, Any]]) -> Outcome:
+    per_row = task.row_scores(answers, rows)
+    return outcome_of(task, rows, Scores(task.metric, per_row, float(per_row.mean()), (0, 1), {}, answers, 0.0), {})
+
+
+def test_risks_are_told_by_their_distance_from_the_truth() -> None:
+    rows = images(["yes", "no"] * 10)
+    values = [0.9931, 0.0099] * 8 + [0.2, 0.3, 0.6, 0.4]
+    outcome = of_values(ImageRegression.from_rows(rows), rows, [{"value": value} for value in values])
+    assert outcome.graded
+    assert [(item.label, item.answer) for item in outcome.mistakes[:4]] == [
+        ("yes", "risk of yes: 0.2"),
+        ("yes", "risk of yes: 0.6"),
+        ("no", "risk of yes: 0.4"),
+        ("no", "risk of yes: 0.3"),
+    ]
+    assert not any("0.9931" in item.answer for item in outcome.mistakes), "errors below the median are none"
+
+
+def test_no_more_than_twelve_numbers_are_told_and_none_where_all_errors_are_alike() -> None:
+    rows = images([str(number) for number in range(100)])
+    task = ImageRegression.from_rows(rows)
+    outcome = of_values(task, rows, [{"value": number + number / 20} for number in range(100)])
+    assert [item.label for item in outcome.mistakes] == [str(number) for number in range(99, 87, -1)]
+    assert outcome.mistakes[0].answer == "104"
+    assert (outcome.graded, outcome.logarithmic) == (True, False)
+    assert of_values(replace(task, log=True), rows[1:], [{"value": 1.0}] * 99).logarithmic
+    alike = of_values(task, rows, [{"value": number + 0.5} for number in range(100)])
+    assert len(alike.mistakes) <= MOST_DISTANT
+
+
+def test_a_risk_by_a_time_says_by_when() -> None:
+    rows = images([{"days": str(10 + number), "died": "yes" if number % 2 else "no"} for number in range(60)])
+    task = ImageRegression.from_rows(rows)
+    logits = np.random.default_rng(0).normal(size=(60, len(task.periods)))
+    outcome = of_values(task, rows, task.decode({"logits": logits}, {}, 3))
+    assert outcome.mistakes
+    assert all(item.answer.startswith(f"risk by {task.horizon:g}: 0.") for item in outcome.mistakes)
+    assert all(item.label.startswith("days: ") for item in outcome.mistakes)
 
 
 def test_it_is_made_of_one_pass(tiny_bundle: Any) -> None:

@@ -19,7 +19,7 @@ from budwood.engine.drawing import Picture, legible
 from budwood.engine.machine import Energy
 from budwood.engine.report_facts import Mistake, Outcome, Reliability
 from budwood.engine.report_page import report_page
-from budwood.engine.report_plots import HEAT_LABELS, Compared, Progressed, draw_pictures, top_confusions
+from budwood.engine.report_plots import HEAT_LABELS, Compared, Progressed, draw_numbers, draw_pictures, top_confusions
 
 HOSTILE = "</title><script>alert(1)</script>\"'><img src=x onerror=alert(1)> url(http://evil) $x_1$ {{ d }} 模型 \u202e"
 RELIABLE = Reliability((0.4, 0.8, 0.97), (0.5, 0.7, 0.96), (3, 20, 400), 0.021, 0.11)
@@ -196,6 +196,36 @@ def test_each_kind_of_outcome_has_its_pictures(outcome: Outcome, names: set[str]
     pictures = draw_pictures("a", (), outcome, Progressed())
     assert set(pictures) == names
     check(tmp_path, report_page(draft(), facts(), outcome, (), pictures))
+
+
+def test_answers_that_are_near_or_far_are_not_called_wrong(tmp_path: Path) -> None:
+    mistakes = (Mistake("no", "risk of yes: 0.8", None, "a.png"), Mistake("yes", "risk of yes: 0.3", None, "b.png"))
+    page = check(tmp_path, report_page(draft(), facts(), Outcome(mistakes=mistakes, graded=True), (), {}))
+    assert '<h2 id="errors">The answers furthest from the truth</h2>' in page
+    assert "above the median, 2 rows" in page
+    assert "wrong answers" not in page
+    assert "true label" not in page
+    page = check(tmp_path, report_page(draft(), facts(), OUTCOME, (), {}))
+    assert "The 2 wrong answers of which the model was surest" in page
+
+
+def axes_of(numbers: np.ndarray, *, logarithmic: bool) -> tuple[Any, Any]:
+    figure = draw_numbers(Outcome(numbers=numbers, logarithmic=logarithmic))
+    figure.draw_without_rendering()
+    return figure, figure.axes[0]
+
+
+@pytest.mark.parametrize("logarithmic", [True, False])
+@pytest.mark.parametrize("least", [0.012, 1.0, 2_000_000.0])
+def test_the_scatter_of_numbers_has_the_scale_of_the_task_and_named_axes(least: float, logarithmic: bool) -> None:
+    numbers = least * np.array([[1.0, 1.2], [40.0, 30.0], [300.0, 310.0]])
+    figure, axes = axes_of(numbers, logarithmic=logarithmic)
+    assert {axes.get_xscale(), axes.get_yscale()} == {"log" if logarithmic else "linear"}
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("true", "answer")
+    place = axes.yaxis.label.get_window_extent()
+    assert place.x0 >= 0, "the title of the vertical axis lies on the page"
+    assert place.x0 < 0.1 * figure.bbox.width
+    assert axes.get_yticklabels()
 
 
 def test_a_label_that_the_font_lacks_is_called_by_its_number(tmp_path: Path) -> None:

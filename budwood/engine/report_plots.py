@@ -41,6 +41,8 @@ MOST_BARS = 15
 CURVE_METRICS = {"accuracy": "right", "roc_auc": "ROC AUC", "r2": "R²"}
 """What the vertical axis of a learning curve is called."""
 MOST_POINTS = 2000
+WIDE = 50.0
+"""The greatest number by the least from which a logarithmic axis has enough powers of ten to read it by."""
 MOST_CURVES = 8
 """Labels whose precision is drawn against their recall."""
 
@@ -209,6 +211,8 @@ def draw_labels(outcome: Outcome) -> "Figure":
 
 
 def draw_numbers(outcome: Outcome) -> "Figure":
+    from matplotlib.ticker import LogLocator
+
     if outcome.numbers is None:
         raise ValueError("there are no numbers")
     points = outcome.numbers[:MOST_POINTS]
@@ -223,6 +227,9 @@ def draw_numbers(outcome: Outcome) -> "Figure":
     if outcome.logarithmic and low > 0:
         scale = (low / 1.15, high * 1.15)
         axes.set(xscale="log", yscale="log", xlim=scale, ylim=scale)
+        if high < WIDE * low:  # one power of ten or none lies between
+            for one in (axes.xaxis, axes.yaxis):
+                one.set_major_locator(LogLocator(subs=(1, 2, 5)))
     else:
         axes.locator_params(nbins=6)
     for one in (axes.xaxis, axes.yaxis):

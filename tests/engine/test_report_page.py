@@ -225,7 +225,15 @@ def test_the_scatter_of_numbers_has_the_scale_of_the_task_and_named_axes(least: 
     place = axes.yaxis.label.get_window_extent()
     assert place.x0 >= 0, "the title of the vertical axis lies on the page"
     assert place.x0 < 0.1 * figure.bbox.width
-    assert axes.get_yticklabels()
+
+
+def test_logarithmic_axes_within_one_power_of_ten_have_figures() -> None:
+    _, axes = axes_of(np.array([[150.0, 180.0], [400.0, 390.0], [800.0, 700.0]]), logarithmic=True)
+    low, high = axes.get_ylim()
+    assert [label.get_text() for label in axes.get_yticklabels() if low < label.get_position()[1] < high] == [
+        "200",
+        "500",
+    ]
 
 
 def test_a_label_that_the_font_lacks_is_called_by_its_number(tmp_path: Path) -> None:

@@ -10,15 +10,12 @@ import argparse
 import json
 import random
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-from budwood.engine.machine import describe
+from runs import add, averages, budwood
 
 RESULTS = Path(__file__).parent / "results" / "detection.json"
 FOLDS = 5
@@ -52,10 +49,7 @@ def adapt(out: Path, data: Path, seed: int, extra: Sequence[str]) -> dict[str, A
     """One run of the command line in a store of its own; its JSON, and what the bundle says of the training."""
     store = out / "store"
     command = ["adapt", str(data), "--seed", str(seed), "--store", str(store), "--name", "bench", "--json", *extra]
-    done = subprocess.run([sys.executable, "-m", "budwood", *command], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(budwood(*command))
     manifest = json.loads((store / "bench" / "1" / "bundle.json").read_text(encoding="utf-8"))
     found["image_size"] = manifest["task"]["image_size"]
     found["threshold"] = manifest["calibration"].get("threshold")
@@ -64,24 +58,10 @@ def adapt(out: Path, data: Path, seed: int, extra: Sequence[str]) -> dict[str, A
     return found
 
 
-def add(name: str, run: dict[str, Any]) -> None:
-    """Put one run beside the others of its job, in the place of an earlier one with its seed and options."""
-    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"jobs": {}}
-    same = {key: run[key] for key in ("seed", "options")}
-    runs = [item for item in found["jobs"].get(name, {}).get("runs", []) if item | same != item]
-    runs = sorted([*runs, run], key=lambda item: (item["options"], item["seed"]))
-    job: dict[str, Any] = {"runs": runs}
-    for metric in ("ap50", "ap"):
-        values = [item["metrics"][metric] for item in runs]
-        baseline = [item["baseline"]["metrics"][metric] for item in runs]
-        job[metric] = {
-            "mean": mean(values),
-            "sd": stdev(values) if len(values) > 1 else None,
-            "baseline_mean": mean(baseline),
-        }
-    found["machine"] = describe()
-    found["jobs"][name] = job
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Both average precisions, of runs with the same options."""
+    each = {metric: averages(runs, lambda run, metric=metric: run["metrics"][metric]) for metric in ("ap50", "ap")}
+    return {"of": runs[0]["options"], **each}
 
 
 def main() -> None:
@@ -102,7 +82,7 @@ def main() -> None:
             kept = {key: facts[key] for key in (*FACTS, *COSTS, "image_size", "threshold", "history", "self_test")}
             run = {"seed": number, "options": " ".join(extra)} | kept
             print(name, json.dumps(run), flush=True)
-            add(name, run)
+            add(RESULTS, name, run, summary)
 
 
 if __name__ == "__main__":

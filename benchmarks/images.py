@@ -11,18 +11,16 @@ import argparse
 import json
 import random
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
+from runs import add, averages, budwood
+
 from budwood.core.store import Store
-from budwood.engine.machine import describe
 from budwood.engine.number_metrics import roc_auc, roc_auc_interval
 from budwood.engine.predictor import Predictor
 from budwood.engine.reading import read_dataset
@@ -129,29 +127,11 @@ def adapt(out: Path, data: Path, seed: int, extra: Sequence[str]) -> dict[str, A
     return found
 
 
-def budwood(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "budwood", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return done.stdout
-
-
-def add(name: str, run: dict[str, Any]) -> None:
-    """Put one run beside the others of its job, in the place of an earlier one with its seed and options."""
-    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"jobs": {}}
-    same = {key: run[key] for key in ("seed", "options")}
-    runs = [item for item in found["jobs"].get(name, {}).get("runs", []) if item | same != item]
-    runs = sorted([*runs, run], key=lambda item: (item["options"], item["seed"]))
-    job: dict[str, Any] = {"runs": runs}
-    if "baseline" in run:
-        alike = [item for item in runs if item["options"] == run["options"]]
-        scores = [item["score"] for item in alike]
-        spread = stdev(scores) if len(scores) > 1 else None
-        baseline = mean(item["baseline"]["score"] for item in alike)
-        job |= {"of": run["options"], "mean": mean(scores), "sd": spread, "baseline_mean": baseline}
-    found["machine"] = describe()
-    found["jobs"][name] = job
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of runs with the same options; a measurement of speed has no baseline to compare with."""
+    if "baseline" not in runs[0]:
+        return {}
+    return {"of": runs[0]["options"], **averages(runs, lambda run: float(run["score"]))}
 
 
 def main() -> None:
@@ -173,7 +153,7 @@ def main() -> None:
             kept = {key: facts[key] for key in FACTS if key in facts} if "baseline" in facts else facts
             run = {"seed": number, "options": " ".join(extra)} | kept
             print(name, json.dumps(run), flush=True)
-            add(name, run)
+            add(RESULTS, name, run, summary)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from runs import add
 
 import budwood
 from budwood.core.dataset import Dataset
 from budwood.core.store import Store
 from budwood.engine.calibrate import expected_calibration_error
-from budwood.engine.machine import describe
 from budwood.engine.number_metrics import roc_auc_interval
 from budwood.engine.predictor import Predictor
 from budwood.engine.statistics import interval
@@ -183,17 +183,6 @@ JOBS: dict[str, Callable[[Path, Path, int, dict[str, Any]], dict[str, Any]]] = {
 }
 
 
-def add(name: str, run: dict[str, Any]) -> None:
-    """Put one run beside the others of its job, in the place of an earlier one with its seed and options."""
-    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"jobs": {}}
-    same = {key: run[key] for key in ("seed", "options")}
-    runs = [item for item in found["jobs"].get(name, {}).get("runs", []) if item | same != item]
-    runs = sorted([*runs, run], key=lambda item: (json.dumps(item["options"]), item["seed"]))
-    found["machine"] = describe()
-    found["jobs"][name] = {"bar": BARS[name], "runs": runs}
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -209,7 +198,7 @@ def main() -> None:
             facts = JOBS[name](given.data, Path(folder), given.seed, options)
         run = {"seed": given.seed, "options": options} | facts
         print(name, json.dumps(run), flush=True)
-        add(name, run)
+        add(RESULTS, name, run)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,6 @@ def loader(path: Path) -> str:
 
     config = path / "config.json"
     kinds = loads(config.read_text(encoding="utf-8")).get("architectures") if config.exists() else None
-    endings = {"ForImageClassification": "ForImageClassification", "ForObjectDetection": "ForObjectDetection"}
-    endings |= {"ForCausalLM": "ForCausalLM", "LMHeadModel": "ForCausalLM"}
-    found = [name for kind in kinds or () for end, name in endings.items() if str(kind).endswith(end)]
-    return f"AutoModel{found[0]}" if found else "AutoModel"
+    known = ("ForImageClassification", "ForObjectDetection", "ForCausalLM", "LMHeadModel")
+    found = [end for end in known if any(str(kind).endswith(end) for kind in kinds or ())]
+    return f"AutoModel{found[0].replace('LMHeadModel', 'ForCausalLM')}" if found else "AutoModel"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from budwood.core.errors import BundleError
 from budwood.engine.detector_loss import STRIDES, Targets, detection_loss
 from budwood.engine.detector_recipe import own_recipe
-from budwood.engine.image_model import NORMS, take_out_idle_gates
+from budwood.engine.image_model import keep_still, take_out_idle_gates
 
 __all__ = ["Detector", "places"]
 
@@ -86,9 +86,7 @@ class Detector(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for module in self.encoder.modules():
-            if isinstance(module, (*NORMS, nn.Dropout)):
-                module.eval()
+        keep_still(self.encoder, nn.Dropout)
         return self
 
 

@@ -15,7 +15,7 @@ from budwood.core.errors import BundleError
 from budwood.engine.box_frame import Frame
 from budwood.engine.detector_loss import Targets
 from budwood.engine.detector_recipe import hub_recipe
-from budwood.engine.image_model import NORMS
+from budwood.engine.image_model import keep_still
 from budwood.engine.pixels import FILE, MAX_EDGE
 from budwood.engine.transformers_import import quiet_transformers
 
@@ -82,9 +82,7 @@ class HubDetector(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for module in self.modules():
-            if isinstance(module, NORMS):
-                module.eval()
+        keep_still(self)
         return self
 
 

@@ -14,7 +14,7 @@ from budwood.core.errors import BundleError
 from budwood.engine.threads import keep_memory
 from budwood.engine.transformers_import import load_pretrained
 
-__all__ = ["ImageClassifier", "load_classifier", "load_network", "save_classifier"]
+__all__ = ["ImageClassifier", "keep_still", "load_classifier", "load_network", "save_classifier"]
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 OPEN = 17.0
@@ -48,10 +48,15 @@ class ImageClassifier(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for module in self.modules():
-            if isinstance(module, NORMS):
-                module.eval()
+        keep_still(self)
         return self
+
+
+def keep_still(network: nn.Module, *others: type[nn.Module]) -> None:
+    """Put BatchNorm, and modules of the `others`, into evaluation mode: their statistics and noise stay as they are."""
+    for module in network.modules():
+        if isinstance(module, (*NORMS, *others)):
+            module.eval()
 
 
 def last_linear(network: Any) -> str:

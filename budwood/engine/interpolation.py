@@ -31,20 +31,21 @@ def mix(studied: Lesson, before: Weights, share: float | None) -> float:
     where there are no such rows.
     """
     after = snapshot(studied.model)
-    held = Rows(studied.task, studied.encoder, studied.splits.validation.rows)
-    if share is None and not len(held):
-        share = 1.0
     if share is None:
-        found = {}
-        for each in SHARES:
-            interpolate(studied.model, before, after, each)
-            found[each] = quality(studied, held)
-        share = max(SHARES, key=found.__getitem__)
-    if share < 1:
-        interpolate(studied.model, before, after, share)
-    else:
-        studied.model.load_state_dict(after)
+        share = best_share(studied, before, after)
+    interpolate(studied.model, before, after, share)
     return share
+
+
+def best_share(studied: Lesson, before: Weights, after: Weights) -> float:
+    held = Rows(studied.task, studied.encoder, studied.splits.validation.rows)
+    if not len(held):
+        return 1.0
+    found = {}
+    for share in SHARES:
+        interpolate(studied.model, before, after, share)
+        found[share] = quality(studied, held)
+    return max(SHARES, key=found.__getitem__)
 
 
 def interpolate(model: nn.Module, before: Weights, after: Weights, share: float) -> None:

@@ -15,8 +15,9 @@ from budwood.core.step import Context, Step
 from budwood.core.task import Arrays, Row, Task
 from budwood.engine import conformance, graft
 from budwood.engine.molecule_domain import domain_of
-from budwood.engine.molecule_inputs import Inputs, encode_prepared, open_tokenizer
+from budwood.engine.molecule_inputs import Inputs, encode_prepared
 from budwood.engine.molecules import prepare
+from budwood.engine.tokenizer_file import read_tokenizer
 
 __all__ = ["Made", "NEW_BASE", "new_base", "read_rows", "run_graph", "save_molecules", "setting", "temperature"]
 
@@ -63,7 +64,7 @@ def setting(parent: Bundle, context: Context) -> tuple[Task, Inputs]:
 
 def read_rows(rows: Sequence[Row], folder: Path, inputs: Inputs) -> Arrays:
     """Model inputs of all rows together, tokens padded alike."""
-    tokenizer = open_tokenizer(folder, inputs) if inputs.variants else None
+    tokenizer = read_tokenizer(folder, inputs.max_tokens) if inputs.variants else None
     return encode_prepared([prepare(row["smiles"]) for row in rows], inputs, tokenizer)
 
 

@@ -16,6 +16,7 @@ from budwood.core.errors import BundleError, DataError
 from budwood.core.task import Arrays, Encoded, Encoder, Row
 from budwood.engine.molecule_domain import Domain
 from budwood.engine.molecules import Prepared, canonical, fingerprints, keys, prepare, prepared, randomised
+from budwood.engine.tokenizer_file import read_tokenizer
 
 __all__ = ["FILE", "Inputs", "encode_prepared", "open_encoder", "tokens"]
 
@@ -49,7 +50,7 @@ class Inputs:
 def open_encoder(folder: Path, *, describe: bool) -> Encoder:
     """The function from rows to inputs. `describe` adds to each row how near it is to the training molecules."""
     inputs = Inputs.open(folder)
-    tokenizer = open_tokenizer(folder, inputs) if inputs.variants else None
+    tokenizer = read_tokenizer(folder, inputs.max_tokens) if inputs.variants else None
     domain = Domain.open(folder) if describe else None
 
     def encode(rows: Sequence[Row]) -> Encoded:
@@ -86,20 +87,6 @@ def spellings(molecule: Any, count: int) -> list[str]:
         return [text]
     again = prepared(text)  # random spellings depend on the order of the atoms, which must be the canonical one
     return [text, *randomised(molecule if again is None else again.molecule, count - 1, seed=1)]
-
-
-def open_tokenizer(folder: Path, inputs: Inputs) -> Any:
-    """Raises BundleError when tokenizer.json is missing or cannot be read."""
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception for every kind of failure
-        raise BundleError(f"tokenizer.json cannot be read: {error}", where=str(path)) from error
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length=inputs.max_tokens)
-    return tokenizer
 
 
 def tokens(texts: Sequence[Sequence[str]], tokenizer: Any) -> Arrays:

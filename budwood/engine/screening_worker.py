@@ -16,9 +16,10 @@ from budwood.core.bundle import Bundle
 from budwood.core.errors import UsageError
 from budwood.core.task import Arrays, Calibration
 from budwood.engine.molecule_domain import Domain, pack
-from budwood.engine.molecule_inputs import Inputs, encode_prepared, open_tokenizer
+from budwood.engine.molecule_inputs import Inputs, encode_prepared
 from budwood.engine.molecules import Prepared, canonical, fingerprints, keys, prepared
 from budwood.engine.predictor import Predictor
+from budwood.engine.tokenizer_file import read_tokenizer
 
 __all__ = ["Opening", "Scorer"]
 
@@ -59,7 +60,7 @@ class Scorer:
         self.sign = -1.0 if opening.ascending else 1.0
         self.top = opening.top
         self.inputs = Inputs.open(bundle.path)
-        self.tokenizer = open_tokenizer(bundle.path, self.inputs) if self.inputs.variants else None
+        self.tokenizer = read_tokenizer(bundle.path, self.inputs.max_tokens) if self.inputs.variants else None
         self.domain = Domain.open(bundle.path)
 
     def score(self, smiles: Sequence[str], floor: float) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from budwood.core.dataset import Dataset, Splits
 from budwood.core.errors import BundleError, DataError
 from budwood.core.task import Encoded, Encoder, Row, Task
 from budwood.engine.splits import identity, make_splits
+from budwood.engine.tokenizer_file import read_tokenizer
 
 __all__ = ["MAX_CHARACTERS", "TextTask"]
 
@@ -67,7 +68,7 @@ class TextTask(Task, ABC):
         return {"text": text}
 
     def encoder(self, folder: Path) -> Encoder:
-        tokenizer = open_tokenizer(folder, self.max_tokens)
+        tokenizer = read_tokenizer(folder, self.max_tokens)
         pad = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("pad_token_id") or 0
 
         def encode(rows: Sequence[Row]) -> Encoded:
@@ -134,21 +135,3 @@ class TextTask(Task, ABC):
         from budwood.engine.text_model import save_classifier
 
         save_classifier(model, folder)
-
-
-def open_tokenizer(folder: Path, max_tokens: int) -> Any:
-    """The folder's tokenizer, cut at `max_tokens`, unpadded: files often carry a fixed padding of their own.
-
-    Raises:
-        BundleError: tokenizer.json is missing or cannot be read.
-    """
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception for every kind of failure
-        raise BundleError(f"tokenizer.json cannot be read: {error}", where=str(path)) from error
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length=max_tokens)
-    return tokenizer

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 
 from budwood.core.errors import BundleError, DataError
 from budwood.core.task import Row
+from budwood.engine.tokenizer_file import read_tokenizer
 
 __all__ = ["Document", "Vocabulary"]
 
@@ -46,15 +47,7 @@ class Vocabulary:
         Raises:
             BundleError: one of them cannot be read, or no token ends a document.
         """
-        from tokenizers import Tokenizer
-
-        path = folder / "tokenizer.json"
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception for every kind of failure
-            raise BundleError(f"tokenizer.json cannot be read: {error}", where=str(path)) from error
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
+        tokenizer = read_tokenizer(folder)
         # A text that spells a special token is a text: a user must not be able to end a turn or a document by typing.
         tokenizer.encode_special_tokens = True
         config = read_json(folder / "config.json") | read_json(folder / "generation_config.json")

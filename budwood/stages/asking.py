@@ -37,11 +37,10 @@ The table itself is held: all its inputs are read and checked before the first a
 
 def evaluate_model(entry: Entry, data: Path | str, target: str | None, input: str | None, store: Store) -> Evaluated:
     dataset = scored_rows(entry, data, target, input)
-    known_labels(task_of(entry.bundle), dataset)
-    known = [row for row in dataset if fits(task_of(entry.bundle), row)]
+    known = known_rows(task_of(entry.bundle), dataset)
     unknown = len(dataset) - len(known)
     if task_of(entry.bundle).head != "classes":  # an unknown class is a wrong answer; what is no number is none
-        dataset = Dataset(tuple(known), dataset.sources)
+        dataset = known
     scores = score_on(entry, dataset)
     seen = rows_seen(entry, dataset, store)
     metrics = {
@@ -95,22 +94,28 @@ def read_as_learnt(entry: Entry, data: Path | str, target: str | None, input: st
 
 
 def score_on(entry: Entry, dataset: Dataset) -> Scores:
-    known_labels(task_of(entry.bundle), dataset)
     with closing(Predictor.open(entry.bundle)) as predictor:
         return score(predictor, dataset.rows)
 
 
-def known_labels(task: Task, dataset: Dataset) -> None:
-    """Raise DataError when not a single label of the data is one of the model's: the wrong column, or another task."""
+def known_rows(task: Task, dataset: Dataset) -> Dataset:
+    """The rows whose labels the model knows; one by one only where not all are.
+
+    Raises:
+        DataError: it knows none of them: the wrong column, or another task.
+    """
     try:
         task.targets(dataset.rows)
+        return dataset
     except DataError as error:
-        if not any(fits(task, row) for row in dataset.rows):
+        known = tuple(row for row in dataset if fits(task, row))
+        if not known:
             raise DataError(
                 "none of the labels is known to the model",
                 where=", ".join(dataset.sources),
                 fix=f"name the label column with --target; {error.fix}",
             ) from error
+        return Dataset(known, dataset.sources)
 
 
 def fits(task: Task, row: Row) -> bool:
@@ -198,6 +203,8 @@ def compare_models(
     if task_of(a.bundle).name != task_of(b.bundle).name:
         raise UsageError("the two models have different tasks", where=f"{a.name}, {b.name}")
     dataset = scored_rows(a, data, target, input)
+    for entry in (a, b):
+        known_rows(task_of(entry.bundle), dataset)
     first, second = score_on(a, dataset), score_on(b, dataset)
     if first.metric != second.metric:
         raise UsageError(f"{first.metric} cannot be compared with {second.metric}", where=f"{a.name}, {b.name}")

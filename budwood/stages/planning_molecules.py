@@ -87,14 +87,15 @@ class Transformer:
     """The base's network with a few molecules: how long it learns from one, and how long it reads one."""
 
     def __init__(self, survey: Survey, rows: list[Row]) -> None:
-        from budwood.engine.molecule_inputs import Inputs, open_tokenizer
+        from budwood.engine.molecule_inputs import Inputs
         from budwood.engine.smiles_training import Molecules
+        from budwood.engine.tokenizer_file import read_tokenizer
 
         folder, self.task, self.seed = survey.base.path, survey.task, survey.job.seed
         self.model: Any = survey.task.build(folder)
         self.parameters = sum(item.numel() for item in self.model.parameters())
         self.variants, self.model.variants = self.model.variants, 1
-        self.sample = Molecules(survey.task, open_tokenizer(folder, Inputs.open(folder)), rows)
+        self.sample = Molecules(survey.task, read_tokenizer(folder, Inputs.open(folder).max_tokens), rows)
         step = registry.get("steps/adapt", "smiles")
         self.epochs = step().readings("model.safetensors" in survey.base.manifest.files)
         self.fixed = timed(lambda: rehearse(survey, step(epochs=1), rows[:BATCH]))

@@ -137,10 +137,7 @@ class ObjectDetection(ImageTask):
     @classmethod
     def suits(cls, rows: Sequence[Row]) -> float:
         labels = [row.get("label") for row in rows]
-        boxed = all(
-            isinstance(x, list | tuple) and all(isinstance(i, Mapping) and "box" in i for i in x) for x in labels
-        )
-        return 1.0 if boxed and any(labels) else 0.0
+        return 1.0 if any(labels) and all(map(are_objects, labels)) else 0.0
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row]) -> Self:
@@ -177,7 +174,7 @@ class ObjectDetection(ImageTask):
         result = np.zeros((len(rows), len(self.labels)), np.int64)
         places = {label: number for number, label in enumerate(self.labels)}
         for number, row in enumerate(rows):
-            if not self.suits([{"label": row["label"] or [{"box": ()}]}]):
+            if not are_objects(row["label"]):
                 fix = "give images with boxes: COCO, Pascal VOC or YOLO"
                 raise DataError(f"label {row['label']!r} is no list of boxes", where=f"row {number + 1}", fix=fix)
             for label, count in Counter(item["label"] for item in row["label"]).items():
@@ -257,6 +254,11 @@ class ObjectDetection(ImageTask):
             for name, rgb in colours.items()
         ]
         return cls(("dark", "light")), rows * 4
+
+
+def are_objects(label: object) -> bool:
+    """Whether a label is a list of objects with boxes, perhaps an empty one."""
+    return isinstance(label, list | tuple) and all(isinstance(item, Mapping) and "box" in item for item in label)
 
 
 def everything(answers: Sequence[Answer]) -> list[list[dict[str, Any]]]:

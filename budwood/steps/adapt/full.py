@@ -71,7 +71,8 @@ class Full(Step):
         studied = graft.lesson(parent, context)
         studied = replace(studied, model=studied.task.prepare(studied.model))
         chosen = self.chosen(studied.task, len(studied.splits.train))
-        before = interpolation.snapshot(studied.model)
+        whole = chosen["interpolation"] == 1.0
+        before = {} if whole else interpolation.snapshot(studied.model)
         trained = fine_tune(
             studied,
             context,
@@ -83,7 +84,8 @@ class Full(Step):
             first_layer=chosen["first_layer"],
             stop_early=chosen["stop_early"],
         )
-        chosen["interpolation"] = interpolation.mix(studied, before, chosen["interpolation"])
+        if not whole:
+            chosen["interpolation"] = interpolation.mix(studied, before, chosen["interpolation"])
         calibrated = graft.calibration(studied, studied.splits.validation.rows)
         return graft.save_child(
             parent, context, self, studied, calibrated, trained_report(trained) | {"recipe": chosen}

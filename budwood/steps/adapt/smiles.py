@@ -11,7 +11,7 @@ from budwood.core.step import Context, Step
 from budwood.core.task import Arrays
 from budwood.engine import conformance
 from budwood.engine.molecule_bundle import Made, read_rows, run_graph, save_molecules, setting
-from budwood.engine.molecule_inputs import open_tokenizer
+from budwood.engine.tokenizer_file import read_tokenizer
 
 __all__ = ["Smiles"]
 
@@ -46,7 +46,7 @@ class Smiles(Step):
         task, inputs = setting(parent, context)
         assert context.splits is not None  # `setting` has checked
         model = task.build(parent.path)
-        tokenizer = open_tokenizer(parent.path, inputs)
+        tokenizer = read_tokenizer(parent.path, inputs.max_tokens)
         learn = Molecules(task, tokenizer, context.splits.train.rows)
         held = Molecules(task, tokenizer, context.splits.validation.rows)
         pretrained = "model.safetensors" in parent.manifest.files

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from budwood.core import registry
 from budwood.core.bundle import Bundle, digest
 from budwood.core.commit import remove_folder, sweep
+from budwood.core.dataset import Dataset
 from budwood.core.errors import BundleError, StepError, UsageError
 from budwood.core.step import Context, Step
 
@@ -41,8 +42,8 @@ class Recipe:
     def run(self, parent: Bundle, context: Context, cache: Path) -> Bundle:
         """Apply the steps in order. Their results stay in `cache`, one folder a prefix; `context.out` is not used.
 
-        A result is reused when the parent, the steps so far with their parameters, the rows, the task, the seed and the
-        time limit are the same, and every byte of it verifies. A damaged one is made again.
+        A result is reused when the parent, the steps so far with their parameters, the rows, those without labels too,
+        the task, the seed and the time limit are the same, and every byte of it verifies. A damaged one is made again.
 
         Raises:
             UsageError: the formats do not chain; nothing was done.
@@ -91,6 +92,8 @@ def key_after(key: str, step: Step, context: Context) -> str:
     rows = context.splits.fingerprint if context.splits else None
     task = {"name": context.task.name, **context.task.to_json()} if context.task else None
     facts = {"rows": rows, "task": task, "seed": context.seed, "seconds": context.seconds}
+    if context.unlabelled:
+        facts["unlabelled"] = Dataset.of(context.unlabelled).fingerprint
     return digest({"after": key, "step": step.name, "parameters": step.parameters(), **facts})
 
 

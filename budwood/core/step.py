@@ -1,7 +1,7 @@
 """A step is a frozen dataclass: its fields are its parameters, its one method makes a new bundle from a bundle."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from budwood.core.bundle import Bundle
 from budwood.core.dataset import Splits
 from budwood.core.errors import UsageError
-from budwood.core.task import Task
+from budwood.core.task import Row, Task
 
 __all__ = ["Context", "Progress", "Step", "check_minutes", "check_seed", "silent"]
 
@@ -48,6 +48,8 @@ class Context:
     seconds: float | None = None
     """How long the step may take, as a wish: it stops early and keeps its best."""
     progress: Progress = field(default=silent)
+    unlabelled: Sequence[Row] = ()
+    """Further rows without a label, which a student can still learn from its teacher."""
 
 
 class Step(ABC):

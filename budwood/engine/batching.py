@@ -15,13 +15,16 @@ __all__ = ["Rows", "embeddings", "forward_by_length", "freeze_lookups", "run"]
 
 
 class Rows:
-    """Training rows. A batch is encoded when it is asked for, padded only to its own longest row."""
+    """Training rows. A batch is encoded when it is asked for, padded only to its own longest row.
 
-    def __init__(self, task: Task, encoder: Encoder, rows: Sequence[Row]) -> None:
+    Rows without a label come after the others and have no targets.
+    """
+
+    def __init__(self, task: Task, encoder: Encoder, rows: Sequence[Row], unlabelled: Sequence[Row] = ()) -> None:
         self.task = task
         self.encoder = encoder
-        self.rows = rows
-        self.lengths = task.lengths(rows)
+        self.rows = [*rows, *unlabelled] if unlabelled else rows
+        self.lengths = task.lengths(self.rows)
         self.targets = task.targets(rows)
 
     def __len__(self) -> int:

@@ -26,6 +26,7 @@ Batches = Callable[[int], Iterator[Any]]
 """The batches of an epoch, the same ones each time it is called with the same number."""
 Loss = Callable[[nn.Module, Any], Tensor]
 Evaluate = Callable[[nn.Module], float]
+AfterStep = Callable[[nn.Module, int, int], None]
 
 SAVE_SECONDS = 60.0
 """Time between two checkpoints; one that takes long to write is written less often."""
@@ -89,14 +90,18 @@ def train(
     what: str,
     seconds: float | None = None,
     save_seconds: float = SAVE_SECONDS,
+    after_step: AfterStep | None = None,
 ) -> Trained:
     """Train `model` in place and leave it with its best weights (by `evaluate`, once an epoch), or else the last.
+
+    `after_step` is called with the model, the number of updates so far and those in all, after each update: it may
+    change the weights in place, as masks do.
 
     Raises:
         StepError: the loss is not finite.
         KeyboardInterrupt, Terminated: a signal came; the state is saved and the same call continues from there.
     """
-    run = Run(model, plan, evaluate, checkpoints, seconds, save_seconds)
+    run = Run(model, plan, evaluate, checkpoints, seconds, save_seconds, after_step)
     run.resume()
     with interruptible() as interruption:
         while run.stopped is None:
@@ -122,9 +127,10 @@ class Run:
         folder: Path,
         seconds: float | None,
         save_seconds: float,
+        after_step: AfterStep | None = None,
     ) -> None:
         self.model, self.plan, self.evaluate = model, plan, evaluate
-        self.folder, self.save_seconds = folder, save_seconds
+        self.folder, self.save_seconds, self.after_step = folder, save_seconds, after_step
         self.parameters = [(name, item) for name, item in model.named_parameters() if item.requires_grad]
         self.optimizer = torch.optim.AdamW(groups(self.parameters, plan), fused=True)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -172,6 +178,8 @@ class Run:
         nn.utils.clip_grad_norm_([item for _, item in self.parameters], self.plan.clip)
         self.optimizer.step()
         self.step += 1
+        if self.after_step is not None:
+            self.after_step(self.model, self.step, self.plan.steps)
         self.follow()
         self.running += (value.item() - self.running) / min(self.step, 50)
 

@@ -17,7 +17,7 @@ from budwood.core.errors import BundleError  # noqa: E402
 from budwood.engine.text_model import load_encoder  # noqa: E402
 from budwood.runtimes.onnxruntime import OnnxRuntime  # noqa: E402
 from budwood.stages import shrinking  # noqa: E402
-from budwood.steps.shrink.drop_layers import keep_layers  # noqa: E402
+from budwood.engine.layer_cut import keep_layers  # noqa: E402
 
 COMMON: dict[str, Any] = {
     "vocab_size": 200,

@@ -1,0 +1,158 @@
+"""What a student and its teacher see while one learns from the other: batches, the teacher's answers, hidden states.
+
+Import only inside functions.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from budwood.core.step import Context, Progress
+from budwood.core.task import Task
+from budwood.engine.batching import Rows
+from budwood.engine.distilling import NUMBERS, soft_kind, soft_loss
+from budwood.engine.fine_tune import validation_score
+from budwood.engine.graft import Lesson
+from budwood.engine.layer_cut import find_stack
+from budwood.engine.predictor import batches as by_length
+
+__all__ = ["Examples", "Guide", "States", "hard_share", "watched"]
+
+Batch = tuple[dict[str, Tensor], list[int]]
+ASKED = 64
+"""Rows about which the teacher is asked together."""
+
+
+class Examples:
+    """The train rows with their targets, then the rows without a label."""
+
+    def __init__(self, studied: Lesson, context: Context) -> None:
+        task = self.task = studied.task
+        self.studied = studied
+        self.rows = Rows(task, studied.encoder, studied.splits.train.rows, context.unlabelled)
+        self.held = Rows(task, studied.encoder, studied.splits.validation.rows)
+        self.targets = self.rows.targets
+        self.kind = soft_kind(task, self.targets)
+        self.varies = type(task).augment is not Task.augment
+        """Whether every epoch sees the rows in another way."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def steps(self, size: int) -> int:
+        return self.rows.steps(size)
+
+    def batches(self, size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """Inputs and row numbers; the same ones for the same seed and epoch."""
+        for index, numbers in enumerate(self.rows.epoch(size, seed, epoch)):
+            random = np.random.default_rng([seed, epoch, index]) if self.varies else None
+            yield self.rows.batch(numbers, random), numbers
+
+    def plain(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+        return self.rows.batch(numbers)
+
+    def groups(self) -> list[list[int]]:
+        """All row numbers in batches of like length."""
+        return by_length(self.rows.lengths, ASKED)
+
+    def soft(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        if self.kind == NUMBERS:  # each task has its own unit
+            return torch.as_tensor(self.task.loss({"logits": student}, teacher))
+        return torch.as_tensor(soft_loss(student, teacher, temperature, self.kind))
+
+    def score(self, model: nn.Module) -> float:
+        """How well the student does on the validation rows."""
+        return validation_score(self.studied, model, self.held)
+
+
+def hard_share(task: Task, outputs: Any, examples: Examples, numbers: Sequence[int]) -> tuple[Any, float]:
+    """The loss of those rows of a batch that have a label, and their share of the batch."""
+    count = len(examples.targets)
+    places = [place for place, number in enumerate(numbers) if number < count]
+    if not places:
+        return None, 0.0
+    logits = outputs["logits"] if len(places) == len(numbers) else outputs["logits"][places]
+    targets = torch.from_numpy(examples.targets[[numbers[place] for place in places]])
+    return task.loss({"logits": logits}, targets), len(places) / len(numbers)
+
+
+class Guide:
+    """The teacher's `logits` and `embedding` for a batch: asked once about every row, or `live` about each batch."""
+
+    def __init__(self, teacher: Any, examples: Examples, *, live: bool, progress: Progress) -> None:
+        self.teacher = teacher.eval()
+        self.kept = None if live else self.answers(examples, progress)
+
+    def __call__(self, inputs: dict[str, Tensor], numbers: Sequence[int]) -> dict[str, Tensor]:
+        if self.kept is not None:
+            return {name: value[numbers] for name, value in self.kept.items()}
+        with torch.no_grad():
+            outputs = self.teacher(**inputs)
+        return {name: outputs[name] for name in ("logits", "embedding")}
+
+    def answers(self, examples: Examples, progress: Progress) -> dict[str, Tensor]:
+        order: list[int] = []
+        parts: dict[str, list[Tensor]] = {"logits": [], "embedding": []}
+        for numbers in examples.groups():
+            progress("asking the teacher", len(order), len(examples), "")
+            order.extend(numbers)
+            with torch.no_grad():
+                outputs = self.teacher(**examples.plain(numbers))
+            for name, found in parts.items():
+                found.append(outputs[name])
+        back = torch.from_numpy(np.argsort(np.asarray(order)))
+        return {name: torch.cat(found)[back] for name, found in parts.items()}
+
+    def turned(self, outputs: dict[str, Tensor], wanted: dict[str, Tensor]) -> Tensor:
+        """1 - the mean cosine between the embeddings; 0 where their widths differ."""
+        own, other = outputs["embedding"], wanted["embedding"]
+        if own.shape != other.shape:
+            return own.new_zeros(())
+        return 1 - functional.cosine_similarity(own, other).mean()
+
+
+class States:
+    """What the layers of two models gave in their last forward pass."""
+
+    def __init__(self) -> None:
+        self.student: dict[int, Tensor] = {}
+        self.teacher: dict[int, Tensor] = {}
+
+    def apart(self) -> Tensor:
+        """1 - the mean cosine between the states at like depths whose shapes agree; 0 where none do."""
+        pairs = [(self.student[depth], self.teacher[depth]) for depth in sorted(self.student)]
+        same = [(own, other) for own, other in pairs if own.shape == other.shape]
+        if not same:
+            return torch.zeros(())
+        return torch.stack([1 - functional.cosine_similarity(*pair, dim=-1).mean() for pair in same]).mean()
+
+
+@contextmanager
+def watched(student: Any, teacher: Any, weight: float) -> Iterator[States]:
+    """Keep the states after each of the student's layers, and after the teacher's layer at the same relative depth."""
+    states = States()
+    stacks = [find_stack(model) for model in (student, teacher)] if weight else []
+    hooks = []
+    if stacks and all(stack is not None for stack in stacks):
+        own, other = ([*stack] for stack in stacks if stack is not None)
+        for depth, layer in enumerate(own):
+            partner = round((depth + 1) * len(other) / len(own)) - 1
+            hooks.append(layer.register_forward_hook(keeper(states.student, depth)))
+            hooks.append(other[partner].register_forward_hook(keeper(states.teacher, depth)))
+    try:
+        yield states
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def keeper(kept: dict[int, Tensor], depth: int) -> Any:
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        kept[depth] = output[0] if isinstance(output, tuple) else output
+
+    return keep

@@ -93,12 +93,19 @@ def filled_cache(past: tuple[Tensor, ...]) -> Any:
 def export_causal_graph(folder: Path, path: Path) -> None:
     """Write the causal language model in `folder` as ONNX to `path`; batch, sequence and past lengths stay free.
 
+    GPT-2 and Llama are written in fused kernels, whose cache takes one new token for each of many rows or many new
+    ones for a single row. Their relatives are traced as they are.
+
     Raises:
         BundleError: transformers cannot load it, or its attention is not of the plain, full kind.
     """
-    # The plainest graph is what fusion and quantization recognise.
+    from budwood.engine.decoder_graph import build_decoder_graph, buildable
+
     model = load_pretrained("AutoModelForCausalLM", folder, "eager")
     check_attention(model.config)
+    if buildable(model.config):
+        build_decoder_graph(model, path)
+        return
     wrapper = Cached(model).eval()
     sample = sample_inputs(wrapper, int(model.config.num_hidden_layers))
     outputs = ["logits"] + [name.replace("past_key_values", "present") for name in sample if name.startswith("past")]

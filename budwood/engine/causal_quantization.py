@@ -1,0 +1,189 @@
+"""Decoder graphs with 8-bit or 4-bit weights. Import only inside functions.
+
+Use it where a generator is quantized. The vocabulary's weights stand in the graph twice, as a lookup and as the last
+product; here both read one table of 8-bit blocks, because a wrong word costs more than a wrong weight inside.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from budwood.core.errors import StepError
+
+__all__ = ["Weights", "quantize_decoder"]
+
+FUSED, GATHER = "com.microsoft", "GatherBlockQuantized"
+INT8_ACCURACY = 4
+"""ONNX Runtime's name for sums of 8-bit numbers: activations are rounded to 8 bits, too, block by block."""
+
+Weights = Literal["int8", "blocks-8", "blocks-4"]
+"""`int8`: one scale for each output, whole rows of activations rounded at run time, the fastest for many texts at once.
+`blocks-8`, `blocks-4`: one scale for each block of weights, the fastest for a single text."""
+
+
+class Blocks(NamedTuple):
+    """A matrix as whole numbers with a scale for each block of inputs."""
+
+    packed: NDArray[np.uint8]
+    """(outputs, blocks, block * bits / 8)."""
+    scales: NDArray[np.float32]
+    """(outputs, blocks)."""
+    zeros: NDArray[np.uint8]
+    """(outputs, blocks * bits / 8, rounded up): the number that stands for 0."""
+
+
+def quantize_decoder(source: Path, target: Path, weights: Weights, block: int = 32, reduce_range: bool = False) -> int:
+    """Write the float decoder graph of `source` with quantized weights to `target`. Gives how many products it has.
+
+    Args:
+        block: inputs that share a scale, a power of two from 16; of the vocabulary too.
+        reduce_range: 7 of 8 bits for `int8`, where the CPU's sums of 8-bit products overflow.
+
+    Raises:
+        StepError: the graph has no matrix product with weights.
+    """
+    graph = Rewriter(onnx.load(str(source)))
+    count = graph.rewrite(weights, block, reduce_range)
+    if not count:
+        raise StepError("the graph has no matrix product with weights to quantize", where=str(source))
+    onnx.save_model(graph.model, str(target))
+    return count
+
+
+class Rewriter:
+    """One graph that is changed in place."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model, self.graph = model, model.graph
+        self.weights = {item.name: item for item in model.graph.initializer}
+        # A product with weights that are also looked up has them transposed.
+        turned = (node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in self.weights)
+        self.turned = {str(node.output[0]): str(node.input[0]) for node in turned}
+        self.nodes: list[onnx.NodeProto] = []
+        self.tables: dict[str, list[str]] = {}
+
+    def rewrite(self, weights: Weights, block: int, reduce_range: bool) -> int:
+        count = 0
+        for node in self.graph.node:
+            if node.op_type in ("MatMul", "Gemm") and self.source(node) in self.weights:
+                count += 1
+                head = "logits" in node.output
+                if weights == "int8" and not head:
+                    self.whole_rows(node, reduce_range)
+                else:
+                    self.in_blocks(node, block, 4 if weights == "blocks-4" and not head else 8)
+            elif node.op_type == "Gather" and node.input[1] == "input_ids":
+                self.look_up(node, block)
+            else:
+                self.nodes.append(node)
+        self.finish()
+        return count
+
+    def source(self, node: onnx.NodeProto) -> str:
+        name = str(node.input[1])
+        return self.turned.get(name, name)
+
+    def matrix(self, node: onnx.NodeProto) -> NDArray[np.float32]:
+        """What a product multiplies with, as (inputs, outputs)."""
+        values = self.array(self.source(node))
+        turns = any(item.name == "transB" and item.i for item in node.attribute)
+        return values.T if turns != (node.input[1] in self.turned) else values
+
+    def array(self, name: str) -> NDArray[np.float32]:
+        """Raises StepError when a weight is not a number."""
+        values = np.asarray(numpy_helper.to_array(self.weights[name]), np.float32)
+        if not np.isfinite(values).all():
+            raise StepError(f"{name} has weights that are infinite or no numbers", fix="train the model again")
+        return values
+
+    def add(self, name: str, value: NDArray[Any]) -> str:
+        self.weights[name] = numpy_helper.from_array(value, name)
+        return name
+
+    def replace(self, node: onnx.NodeProto, kind: str, inputs: list[str], **attributes: Any) -> None:
+        """Put a kernel of ONNX Runtime in the place of a product, and behind it the bias that a `Gemm` has."""
+        outputs = list(node.output)
+        if biased := len(node.input) > 2:
+            outputs = [f"{node.output[0]}.product"]
+        self.nodes.append(helper.make_node(kind, inputs, outputs, name=node.name, domain=FUSED, **attributes))
+        if biased:
+            self.nodes.append(helper.make_node("Add", [outputs[0], node.input[2]], list(node.output)))
+
+    def whole_rows(self, node: onnx.NodeProto, reduce_range: bool) -> None:
+        """Signed weights with a scale for each output; the kernel rounds the activations of each call to 8 bits."""
+        numbers, scales = rounded(self.matrix(node), 63 if reduce_range else 127)
+        name = self.source(node)
+        inputs = [node.input[0], self.add(f"{name}.numbers", numbers), self.add(f"{name}.scales", scales)]
+        self.replace(node, "DynamicQuantizeMatMul", inputs)
+
+    def in_blocks(self, node: onnx.NodeProto, block: int, bits: int) -> None:
+        matrix = self.matrix(node).T
+        outputs, width = matrix.shape
+        sizes = {"K": width, "N": outputs, "bits": bits, "block_size": block, "accuracy_level": INT8_ACCURACY}
+        self.replace(node, "MatMulNBits", [node.input[0], *self.table(self.source(node), matrix, block, bits)], **sizes)
+
+    def table(self, name: str, matrix: NDArray[np.float32], block: int, bits: int) -> list[str]:
+        """The names of a matrix's blocks, scales and zeros, made once for all that use it."""
+        if name not in self.tables:
+            found = in_blocks(matrix, block, bits)._asdict()
+            self.tables[name] = [self.add(f"{name}.{part}", found[part]) for part in found]
+        return self.tables[name]
+
+    def look_up(self, node: onnx.NodeProto, block: int) -> None:
+        """The embedding of each token, from the table that the last product reads where the two are tied."""
+        name = node.input[0]
+        values = self.array(name)
+        if values.shape[1] % block:  # the lookup takes whole blocks only
+            self.nodes.append(node)
+            return
+        packed, scales, zeros = self.table(name, values, block, 8)
+        shape = self.add(f"{name}.shape", np.asarray(values.shape, np.int64))
+        self.nodes.append(helper.make_node("Reshape", [packed, shape], [f"{name}.rows"]))
+        inputs = [f"{name}.rows", node.input[1], scales, zeros]
+        sizes = {"bits": 8, "block_size": block, "quantize_axis": 1, "gather_axis": 0}
+        self.replace(helper.make_node("Gather", inputs[:2], node.output, name=node.name), GATHER, inputs, **sizes)
+
+    def finish(self) -> None:
+        """Leave out what nothing reads any more."""
+        read = {name for node in self.nodes for name in node.input}
+        nodes = [node for node in self.nodes if node.output[0] not in self.turned or node.output[0] in read]
+        read = {name for node in nodes for name in node.input}
+        del self.graph.node[:], self.graph.initializer[:]
+        self.graph.node.extend(nodes)
+        self.graph.initializer.extend(item for name, item in self.weights.items() if name in read)
+
+
+def rounded(matrix: NDArray[np.float32], largest: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Whole numbers between -`largest` and `largest`, and a scale for each column."""
+    scales = np.abs(matrix).max(axis=0) / largest
+    scales[scales == 0] = 1
+    return np.round(matrix / scales).astype(np.int8), scales.astype(np.float32)
+
+
+def in_blocks(matrix: NDArray[np.float32], block: int, bits: int) -> Blocks:
+    """The rows of a matrix (outputs, inputs) in blocks, each from its least to its largest weight, 0 among them."""
+    outputs, width = matrix.shape
+    count = -(-width // block)
+    padded = np.zeros((outputs, count * block), np.float32)
+    padded[:, :width] = matrix
+    parts = padded.reshape(outputs, count, block)
+    low, high = np.minimum(parts.min(axis=2), 0), np.maximum(parts.max(axis=2), 0)
+    scales = (high - low) / (2**bits - 1)
+    scales[scales == 0] = 1
+    zeros = np.round(-low / scales)
+    numbers = np.round(parts / scales[..., None]) + zeros[..., None]
+    numbers = np.clip(numbers, 0, 2**bits - 1).astype(np.uint8)
+    return Blocks(pairs(numbers, bits), scales.astype(np.float32), pairs(zeros.astype(np.uint8), bits))
+
+
+def pairs(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Two numbers of 4 bits in each byte of the last axis, the first in the lower half; those of 8 bits as they are."""
+    if bits == 8:
+        return numbers
+    if numbers.shape[-1] % 2:
+        numbers = np.concatenate([numbers, np.zeros_like(numbers[..., :1])], axis=-1)
+    return np.asarray(numbers[..., 0::2] | (numbers[..., 1::2] << 4), np.uint8)

@@ -33,7 +33,7 @@ class NullRuntime(Runtime):
     nan_id: int = -1
     exit_id: int = -1
 
-    reads: ClassVar[tuple[str, ...]] = ("onnx-int8", "onnx", "torch")
+    reads: ClassVar[tuple[str, ...]] = ("onnx-int8", "onnx-q4", "onnx", "torch")
 
     @classmethod
     def open(cls, bundle: Bundle, threads: int) -> Self:

@@ -1,37 +1,53 @@
-"""ONNX Runtime on the CPU: the default for every task, and the fastest that we measured there."""
+"""ONNX Runtime: the default for every task. On the CPU, and on a GPU where its provider is there."""
 
+import logging
+from collections.abc import Sequence
 from threading import Lock
-from typing import ClassVar, Self, final
+from typing import Any, ClassVar, Self, final
 
 from budwood.core.bundle import Bundle
 from budwood.core.errors import BundleError, require
 from budwood.core.runtime import Runtime
 from budwood.core.task import Arrays
+from budwood.engine.providers import CPU, PROVIDERS, asked_for, choose, with_options
 
 __all__ = ["OnnxRuntime"]
+
+logger = logging.getLogger("budwood.runtimes")
 
 
 @final
 class OnnxRuntime(Runtime):
-    reads: ClassVar[tuple[str, ...]] = ("onnx-int8", "onnx")
+    reads: ClassVar[tuple[str, ...]] = ("onnx-int8", "onnx-q4", "onnx")
 
-    def __init__(self, model: bytes, threads: int = 0) -> None:
-        """Raises BundleError when ONNX Runtime refuses the graph."""
+    def __init__(self, model: bytes, threads: int = 0, providers: Sequence[str] | None = None) -> None:
+        """Load a graph.
+
+        Args:
+            threads: of one call, 0 for all cores.
+            providers: names as in `engine/providers.py`, in order; by default those that the environment names, else
+                those that are there. The CPU is always the last.
+
+        Raises:
+            BundleError: ONNX Runtime refuses the graph, or a provider that was asked for does not start.
+            UsageError: a provider that was asked for is not there.
+        """
         ort = require("onnxruntime", extra="serve")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Spinning threads starve the other workers: 39 against 58 requests a second with two clients on two cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        asked = asked_for() if providers is None else tuple(providers)
+        chosen = choose(ort.get_available_providers(), asked)
+        if {"cuda", "tensorrt"} & {*chosen}:
+            ort.preload_dlls()  # finds the libraries that pip has installed
         try:
-            self._ort_session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._ort_session = ort.InferenceSession(
+                model, session_options(ort, threads), providers=[with_options(name) for name in chosen]
+            )
         except Exception as error:  # its exceptions share no base class
             raise BundleError(
                 f"ONNX Runtime cannot load the graph: {str(error)[:300]}",
                 where="the ONNX graph",
                 fix="make it again with budwood export, or upgrade onnxruntime",
             ) from error
+        self.providers = running(self._ort_session, chosen, asked)
         self._inputs = frozenset(item.name for item in self._ort_session.get_inputs())
         self._outputs = [item.name for item in self._ort_session.get_outputs()]
         self._closing = Lock()
@@ -58,3 +74,32 @@ class OnnxRuntime(Runtime):
     def close(self) -> None:
         with self._closing:
             self._ort_session = None
+
+
+def session_options(ort: Any, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads starve the other workers: 39 against 58 requests a second with two clients on two cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def running(session: Any, chosen: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:
+    """Our names of the providers that did start: ONNX Runtime goes on without one whose libraries are missing.
+
+    Raises:
+        BundleError: one that was asked for is among the missing.
+    """
+    started = set(session.get_providers())
+    missing = [name for name in chosen if PROVIDERS[name].official not in started]
+    if needed := [name for name in missing if name in asked]:
+        raise BundleError(
+            f"the provider {needed[0]} did not start: its driver or libraries are missing",
+            where=PROVIDERS[needed[0]].official,
+            fix=f"{PROVIDERS[needed[0]].install}; or leave it out of BUDWOOD_PROVIDERS",
+        )
+    for name in missing:
+        logger.warning("the provider %s did not start, so the model runs on the %s", name, CPU)
+    return tuple(name for name in chosen if name not in missing)

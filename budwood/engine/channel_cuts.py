@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from budwood.core.errors import BundleError
 from budwood.core.formats import CUTS, load_cuts
+from budwood.engine.transformers_import import quiet_transformers
 
 __all__ = [
     "Cuts",
@@ -135,6 +137,39 @@ def write_cuts(network: Any, folder: Path) -> None:
     if cuts:
         text = json.dumps({"version": 1, "cuts": cuts}, separators=(",", ":"), sort_keys=True)
         (folder / CUTS).write_text(text + "\n", encoding="utf-8")
+
+
+def load_cut(kind: str, folder: Path, attention: str | None = None) -> Any:
+    """The cut network of a folder in float32, in evaluation mode: from its configuration, its list and its weights.
+
+    A body (`AutoModel`) is also taken out of a whole model's folder.
+
+    Args:
+        kind: the transformers class that chooses the architecture, such as `AutoModelForImageClassification`.
+
+    Raises:
+        BundleError: the three do not fit each other.
+    """
+    transformers = quiet_transformers()
+    config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    network = getattr(transformers, kind).from_config(config, dtype=torch.float32, attn_implementation=attention)
+    weights = load_file(folder / "model.safetensors")
+    cuts = read_cuts(folder)
+    if kind == "AutoModel":
+        cuts, weights = (within(network.base_model_prefix, found) for found in (cuts, weights))
+    apply_cuts(network, cuts)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise BundleError(f"the weights do not fit {CUTS}", where=str(folder / CUTS), fix=REMAKE) from error
+    remember_cuts(network, cuts)
+    return network.eval()
+
+
+def within(prefix: str, found: dict[str, Any]) -> dict[str, Any]:
+    """What belongs to a part of a model, by names inside it; everything where no name begins with the part's."""
+    inner = {name.removeprefix(f"{prefix}."): item for name, item in found.items() if name.startswith(f"{prefix}.")}
+    return inner or found
 
 
 def read_cuts(folder: Path) -> Cuts:

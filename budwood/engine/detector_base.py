@@ -16,8 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from budwood.core.errors import BundleError
+from budwood.core.formats import CUTS
 from budwood.engine import hub_detector, pixels
 from budwood.engine.box_frame import FILE, Frame
+from budwood.engine.channel_cuts import write_cuts
 from budwood.engine.detector_network import Detector
 from budwood.engine.threads import keep_memory
 from budwood.engine.transformers_import import load_pretrained
@@ -39,7 +41,7 @@ def take_base(folder: Path, stage: Path) -> None:
     """
     stage.mkdir(parents=True, exist_ok=True)
     if (folder / FILE).exists():
-        for name in ("config.json", "model.safetensors", pixels.FILE, FILE, HEAD):
+        for name in ("config.json", "model.safetensors", CUTS, pixels.FILE, FILE, HEAD):
             if (folder / name).exists():
                 shutil.copyfile(folder / name, stage / name)
     elif hub_detector.is_detector(folder):
@@ -59,6 +61,7 @@ def take_backbone(folder: Path, stage: Path) -> None:
         write_base(folder, Path(name))
         network = load_backbone(Path(name))
         network.save_pretrained(str(stage))
+        write_cuts(network, stage)
         shutil.copyfile(Path(name) / pixels.FILE, stage / pixels.FILE)
     found = pixels.Preprocessing.read(stage)
     if found.bgr:
@@ -70,6 +73,8 @@ def take_backbone(folder: Path, stage: Path) -> None:
 def load_backbone(folder: Path) -> Any:
     try:
         return load_pretrained("AutoModel", folder)
+    except BundleError:
+        raise
     except Exception as error:  # each model's code in transformers raises its own kinds
         raise BundleError(
             f"transformers cannot load the backbone: {str(error).splitlines()[0]}",
@@ -120,6 +125,7 @@ def save_detector(model: Any, folder: Path, labels: Sequence[str], frame: Frame)
         model.encoder.set_submodule(name, module)
     try:
         model.encoder.save_pretrained(str(folder))
+        write_cuts(model.encoder, folder)
     finally:
         for name in model.idle:
             model.encoder.set_submodule(name, torch.nn.Identity())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from budwood.core.errors import BundleError
+from budwood.engine.channel_cuts import write_cuts
 from budwood.engine.threads import keep_memory
 from budwood.engine.transformers_import import load_pretrained
 
@@ -115,6 +116,8 @@ def load_network(folder: Path, attention: str | None = None) -> Any:
     """
     try:
         return load_pretrained("AutoModelForImageClassification", folder, attention)
+    except BundleError:
+        raise
     except Exception as error:  # each model's code in transformers raises its own kinds
         raise BundleError(
             f"transformers cannot load the image classifier: {str(error).splitlines()[0]}",
@@ -137,7 +140,10 @@ def load_classifier(folder: Path, labels: Sequence[str], attention: str | None =
 
 
 def save_classifier(model: ImageClassifier, folder: Path, labels: Sequence[str]) -> None:
-    """Write an ordinary transformers directory: the head is the network's own classifier, with its labels' names."""
+    """Write an ordinary transformers directory: the head is the network's own classifier, with its labels' names.
+
+    Where channels were cut, their list goes beside it, and only Budwood loads the folder.
+    """
     network = model.encoder
     network.config.id2label = dict(enumerate(labels))
     network.config.label2id = {name: number for number, name in enumerate(labels)}
@@ -146,6 +152,7 @@ def save_classifier(model: ImageClassifier, folder: Path, labels: Sequence[str])
         network.set_submodule(name, module)
     try:
         network.save_pretrained(str(folder))
+        write_cuts(network, folder)
     finally:
         for name in removed:
             network.set_submodule(name, nn.Identity())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from budwood.core.errors import require
+from budwood.core.formats import CUTS
 
 __all__ = ["load_pretrained", "quiet_transformers", "torchvision_fault"]
 
@@ -33,7 +34,14 @@ def load_pretrained(kind: str, folder: Path, attention: str | None = None) -> An
     Args:
         kind: the transformers class that chooses the architecture, such as `AutoModel`.
         attention: None takes the fastest implementation that the architecture has.
+
+    Raises:
+        BundleError: the folder's list of cut channels does not fit its configuration or its weights.
     """
+    if (folder / CUTS).exists():
+        from budwood.engine.channel_cuts import load_cut
+
+        return load_cut(kind, folder, attention)
     model = getattr(quiet_transformers(), kind).from_pretrained(
         str(folder),
         dtype=require("torch", extra="train").float32,

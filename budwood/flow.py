@@ -227,7 +227,11 @@ def shrink(
     max_drop: float = 0.01,
     max_p95_ms: float | None = None,
     max_mb: float | None = None,
+    max_class_drop: float = 0.1,
     max_minutes: float | None = None,
+    explore: bool = False,
+    student: str | Sequence[str] = (),
+    unlabelled: Path | str | None = None,
     data: Path | str | None = None,
     test: Path | str | None = None,
     name: str | None = None,
@@ -237,13 +241,19 @@ def shrink(
 ) -> Shrunk:
     """Search for the smallest model within a budget, measured here, and publish it when a paired test accepts it.
 
+    With a limit of time or size the search stops at the first rung that keeps it, unless `explore`; without one it
+    tries every rung. `student` names smaller bases to adapt or distil into; `unlabelled` is a folder or table of
+    further rows to learn from.
+
     `data` and `test` are the files that were given to `adapt`; they are needed only where the store does not have the
     rows any more. They are read with the columns, the shots and the seed that the model names.
     """
     from budwood.stages.shrinking import Job, run
 
     home = Store.default(store)
-    job = Job(home.resolve(model), Budget(max_drop, max_p95_ms, max_mb), max_minutes, data, test, name, seed)
+    budget = Budget(max_drop, max_p95_ms, max_mb, max_class_drop)
+    students = (student,) if isinstance(student, str) else tuple(student)
+    job = Job(home.resolve(model), budget, max_minutes, data, test, name, seed, explore, students, unlabelled)
     return run(job, home, progress)
 
 

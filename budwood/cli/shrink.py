@@ -27,7 +27,19 @@ def shrink(
         float | None, typer.Option(metavar="MS", help="The largest p95 time of one row, on this machine.")
     ] = None,
     max_mb: Annotated[float | None, typer.Option(metavar="MB", help="The largest size of what a server loads.")] = None,
+    max_class_drop: Annotated[
+        float, typer.Option(metavar="SHARE", help="The largest drop of a single class; 1 sets no floor.")
+    ] = 0.1,
     max_minutes: MaxMinutes = None,
+    explore: Annotated[
+        bool, typer.Option("--explore", help="Try every rung, though an earlier one keeps the limits.")
+    ] = False,
+    student: Annotated[
+        list[str] | None, typer.Option(metavar="NAME|DIR", help="A smaller base to try as well; may be repeated.")
+    ] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Rows without labels for students to learn from.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(metavar="DATA", help="The rows of the training, where the store has them no more.")
     ] = None,
@@ -52,7 +64,11 @@ def shrink(
             max_drop=max_drop,
             max_p95_ms=max_p95_ms,
             max_mb=max_mb,
+            max_class_drop=max_class_drop,
             max_minutes=max_minutes,
+            explore=explore,
+            student=tuple(student or ()),
+            unlabelled=unlabelled,
             data=data,
             test=test,
             name=name,

@@ -22,6 +22,8 @@ class Budget:
     """Largest 95th percentile of the end-to-end time of one row, in milliseconds, on this machine."""
     max_mb: float | None = None
     """Largest size of what a server loads, in megabytes (10^6 bytes)."""
+    max_class_drop: float = 0.1
+    """Largest drop of a single class, as a share; a larger one counts when it is more than chance."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop < 1:
@@ -29,6 +31,12 @@ class Budget:
                 f"max_drop is {self.max_drop:g}, expected a share with 0 <= max_drop < 1",
                 where="--max-drop",
                 fix="for one point of accuracy type --max-drop 0.01",
+            )
+        if not 0 <= self.max_class_drop <= 1:
+            raise UsageError(
+                f"max_class_drop is {self.max_class_drop:g}, expected a share with 0 <= max_class_drop <= 1",
+                where="--max-class-drop",
+                fix="for ten points type --max-class-drop 0.1; 1 sets no floor",
             )
         for name, value in (("max_p95_ms", self.max_p95_ms), ("max_mb", self.max_mb)):
             if value is not None and not (value > 0 and math.isfinite(value)):

@@ -5,7 +5,7 @@ Frozen dataclasses that go into `bundle.json`, `--json`, the plot and the model 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from typing import Any, Literal, Self
 
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from budwood.core.budget import Budget
 from budwood.core.errors import BundleError, UsageError
 
-__all__ = ["Candidate", "ShrinkReport", "Speed", "html_table"]
+__all__ = ["Candidate", "ClassChange", "ShrinkReport", "Speed", "html_table"]
 
 Span = tuple[float, float]
 
@@ -89,10 +89,47 @@ class Candidate:
     rank: Literal["faster", "slower", "equal"] | None = None
     noise: float | None = None
     """The A/A control: differences of speed below this share are not ranked."""
+    rung: int | None = None
+    """Where it stood in the search: 0 runtime, 1 smaller base, 2 quantized, 3 cut, 4 cut and quantized, 5 trained to be
+    quantized, 6 packed."""
+    finalist: bool = False
+    """Whether its test could decide; settled before the test rows were opened."""
+    validation_drop: float | None = None
+    """The drop on the validation rows that it was picked by."""
+    control_drop: float | None = None
+    """The drop against the dense control: the parent, trained on for as long as this candidate was."""
+    control_drop_ci: Span | None = None
+    energy_wh_per_1000: float | None = None
+    """Energy of a thousand rows in batches, in watt-hours, from their time and an assumed power of a core."""
+    load_s: float | None = None
+    """Seconds to open it, in a process that has everything imported."""
+    disk_mb: float | None = None
+    """Size of the model's file where it is stored packed; None where it is stored as it is loaded."""
+    notes: tuple[str, ...] = ()
+    """What its steps decided, such as the layers that stay in float."""
 
     def to_json(self) -> dict[str, Any]:
         """Every field; tuples become lists and a number that is not finite becomes None."""
         return {name: plain(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """What one class lost: scores of the parent and of the chosen candidate on its test rows."""
+
+    label: str
+    n: int
+    parent: float
+    child: float
+    p: float
+    """Two-sided, of no change; corrected for the number of classes (Holm)."""
+
+    @property
+    def drop(self) -> float:
+        return self.parent - self.child
+
+    def with_p(self, p: float) -> Self:
+        return replace(self, p=p)
 
 
 @dataclass(frozen=True)
@@ -109,6 +146,18 @@ class ShrinkReport:
     """Rows of the locked test, which neither training nor selection saw."""
     seed: int = 0
     machine: Mapping[str, Any] = field(default_factory=dict)
+    control: Candidate | None = None
+    """The dense control; None where nothing that was trained came to the test."""
+    classes: tuple[ClassChange, ...] = ()
+    """What each class lost by the chosen candidate, the largest loss first."""
+    validation_rows: int = 0
+    """Rows of the search: candidates were picked by them, and not by the test rows."""
+    openings: int = 1
+    """How often the test rows were opened for this parent: a budget that is changed until one fits proves less."""
+    stopped: str = ""
+    """Why the search ended."""
+    command: str = ""
+    """What makes the chosen model again."""
 
     @property
     def within_budget(self) -> bool:
@@ -125,6 +174,12 @@ class ShrinkReport:
             "n": self.n,
             "seed": self.seed,
             "machine": dict(self.machine),
+            "control": self.control.to_json() if self.control else None,
+            "classes": [asdict(item) for item in self.classes],
+            "validation_rows": self.validation_rows,
+            "openings": self.openings,
+            "stopped": self.stopped,
+            "command": self.command,
         }
 
     @classmethod

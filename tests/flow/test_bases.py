@@ -14,10 +14,10 @@ transformers = pytest.importorskip("transformers")
 from budwood import flow  # noqa: E402
 from budwood.core.bundle import Bundle  # noqa: E402
 from budwood.core.errors import BundleError  # noqa: E402
+from budwood.engine.layer_cut import keep_layers  # noqa: E402
 from budwood.engine.text_model import load_encoder  # noqa: E402
 from budwood.runtimes.onnxruntime import OnnxRuntime  # noqa: E402
-from budwood.stages import shrinking  # noqa: E402
-from budwood.engine.layer_cut import keep_layers  # noqa: E402
+from budwood.stages import shrink_judging  # noqa: E402
 
 COMMON: dict[str, Any] = {
     "vocab_size": 200,
@@ -79,7 +79,7 @@ def test_an_encoder_of_fewer_layers_is_the_same_when_it_is_loaded_again(kind: st
 def test_a_candidate_that_cannot_be_made_is_told_and_the_rest_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shrinking, "RACE_SECONDS", 0.1)
+    monkeypatch.setattr(shrink_judging, "RACE_SECONDS", 0.1)
     adapted("Albert", tmp_path)
     report = flow.shrink("t", store=tmp_path / "models").report
     found = {item.recipe: item for item in report.candidates}

@@ -146,10 +146,10 @@ def test_the_command_prints_all_of_it_and_no_shrinking(
 def test_the_files_give_the_rows_of_a_named_split_again(home: Path) -> None:
     from budwood.core.budget import Budget
     from budwood.core.step import silent
-    from budwood.stages import shrinking
+    from budwood.stages import shrink_rows, shrinking
 
     entry = Store(home / "models").resolve("drugs")
     job = shrinking.Job(entry, Budget(), None, home / "drugs.csv", None, None, 0)
-    found = shrinking.rows_of(job, Store(home / "empty"), silent)
+    found = shrink_rows.rows_of(job, Store(home / "empty"), silent)
     assert entry.bundle.manifest.data is not None
     assert (found.fingerprint, found.options.split) == (entry.bundle.manifest.data.fingerprint, "random")

@@ -15,7 +15,7 @@ from budwood.core.errors import DataError, NotFoundError, UsageError
 from budwood.core.step import silent
 from budwood.core.store import Entry, Store
 from budwood.engine.graft import data_record
-from budwood.stages import adapting, shrinking
+from budwood.stages import adapting, shrink_rows, shrinking
 
 
 def table(path: Path, count: int = 90, start: int = 0) -> Path:
@@ -55,7 +55,7 @@ def test_the_files_give_the_rows_of_the_training_again_in_a_store_that_has_none(
     data = table(tmp_path / "t.jsonl")
     bundle, splits = adapted(tmp_path, **options)
     again = Bundle.open(bundle.path)
-    found = shrinking.rows_of(asked(again, data), Store(tmp_path / "empty"), silent)
+    found = shrink_rows.rows_of(asked(again, data), Store(tmp_path / "empty"), silent)
     assert (found.fingerprint, found.options) == (splits.fingerprint, splits.options)
     assert data_record(found) == again.manifest.data, "a shrunk model can be shrunk from the files, too"
     assert str(tmp_path) not in (bundle.path / "bundle.json").read_text()
@@ -67,19 +67,19 @@ def test_a_test_file_is_named_asked_for_and_taken(tmp_path: Path) -> None:
     assert bundle.manifest.data is not None
     ((name, sha256),) = bundle.manifest.data.options.test
     store = Store(tmp_path / "empty")
-    assert shrinking.rows_of(asked(bundle, data, test), store, silent).fingerprint == splits.fingerprint
+    assert shrink_rows.rows_of(asked(bundle, data, test), store, silent).fingerprint == splits.fingerprint
     with pytest.raises(UsageError) as caught:
-        shrinking.rows_of(asked(bundle, data), store, silent)
+        shrink_rows.rows_of(asked(bundle, data), store, silent)
     assert caught.value.fix == f"pass --data t.jsonl --test held.jsonl (SHA-256 {sha256[:12]}…)"
     with pytest.raises(NotFoundError) as missing:
-        shrinking.rows_of(asked(bundle, None), store, silent)
+        shrink_rows.rows_of(asked(bundle, None), store, silent)
     assert missing.value.fix == caught.value.fix
     with pytest.raises(UsageError, match="not the rows"):
-        shrinking.rows_of(asked(bundle, data, table(tmp_path / "else.jsonl", 30, 200)), store, silent)
+        shrink_rows.rows_of(asked(bundle, data, table(tmp_path / "else.jsonl", 30, 200)), store, silent)
     with pytest.raises(UsageError, match="not enough"):
         shrinking.check(asked(bundle, None, test))
     store.save_splits(splits)
-    assert shrinking.rows_of(asked(bundle, data), store, silent) == splits
+    assert shrink_rows.rows_of(asked(bundle, data), store, silent) == splits
     assert name == "held.jsonl"
 
 
@@ -88,7 +88,7 @@ def test_a_table_without_the_columns_of_the_training_is_refused(tmp_path: Path) 
     bundle, _ = adapted(tmp_path)
     (tmp_path / "other.csv").write_text("text,label\na,b\nc,d\n")
     with pytest.raises(DataError) as caught:
-        shrinking.rows_of(asked(bundle, tmp_path / "other.csv"), Store(tmp_path / "empty"), silent)
+        shrink_rows.rows_of(asked(bundle, tmp_path / "other.csv"), Store(tmp_path / "empty"), silent)
     assert "given to adapt" in caught.value.fix
 
 

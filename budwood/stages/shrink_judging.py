@@ -1,0 +1,225 @@
+"""The end of a shrink: one race, one look at the locked test rows, and the verdict with its reasons."""
+
+import json
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from budwood.core.bundle import Bundle
+from budwood.core.errors import StepError, UsageError
+from budwood.core.report import Candidate, ShrinkReport, Speed
+from budwood.engine import search
+from budwood.engine.machine import WATTS_PER_CORE, describe
+from budwood.engine.measure import Scores, candidate, score
+from budwood.engine.predictor import Predictor
+from budwood.engine.search import Made
+from budwood.engine.statistics import Verdict, non_inferiority
+from budwood.stages import shrink_recipes as recipes
+from budwood.stages.shrink_bench import Bench, Job
+from budwood.stages.shrink_search import PARENT, RACE_SECONDS, Search
+
+__all__ = ["Judged", "judge"]
+
+OPENINGS = "openings.json"
+CONTROL = "dense control"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The report, and what publishing needs of the chosen candidate."""
+
+    report: ShrinkReport
+    chosen: Made | None
+    scores: Scores | None
+
+
+def judge(found: Search) -> Judged:
+    """Settle who is tested, race all candidates, open the test rows, and choose.
+
+    Each finalist passes at 5 % divided by their number, so that picking among them costs no honesty; one that was
+    trained has to pass against the dense control as well. The others' test scores are shown and decide nothing.
+    """
+    work = found.work
+    settled = search.finalists(found.made, work.job.budget)
+    control = dense_control(found) if any(needs_control(item) for item in settled) else None
+    with work.stage("race"):
+        bundles = {item.name: item.bundle for item in found.made}
+        speeds = found.race(bundles, RACE_SECONDS, memory=True)
+        timed = [replace(item, speed=speeds[item.name]) for item in found.made]
+        loading = {name: load_seconds(bundle) for name, bundle in {PARENT: found.parent, **bundles}.items()}
+    # The long race may tell more of a candidate's time than the glance by which it came so far.
+    settled = [item for item in search.finalists(timed, work.job.budget) if item.name in {one.name for one in settled}]
+    with work.stage("test"):
+        rows = work.splits.test.rows
+        scores = {name: scored(bundle, rows) for name, bundle in {PARENT: found.parent, **bundles}.items()}
+        control_scores = scored(control, rows) if control is not None else None
+        opened = count_opening(work)
+    judged = [verdict_of(found, item, settled, scores, control_scores, speeds, loading[item.name]) for item in timed]
+    by_name = {item.recipe: item for item in judged}
+    chosen = next((item for item in settled if by_name[item.name].within_budget), None)
+    reference = replace(
+        candidate(PARENT, scores[PARENT], speeds[PARENT], work.job.budget),
+        energy_wh_per_1000=energy(speeds[PARENT]),
+        load_s=loading[PARENT],
+    )
+    report = ShrinkReport(
+        reference=reference,
+        candidates=(*judged, *found.left_out),
+        chosen=None if chosen is None else chosen.name,
+        budget=work.job.budget,
+        metric=scores[PARENT].metric,
+        n=len(rows),
+        seed=work.job.seed,
+        machine=describe(),
+        control=None if control_scores is None else of_control(control_scores, scores[PARENT]),
+        classes=() if chosen is None else changes(rows, scores[PARENT], scores[chosen.name]),
+        validation_rows=len(found.screened),
+        openings=opened,
+        stopped=found.stopped,
+        command=command(work.job),
+    )
+    return Judged(report, chosen, None if chosen is None else scores[chosen.name])
+
+
+def verdict_of(
+    found: Search,
+    item: Made,
+    settled: Sequence[Made],
+    scores: Mapping[str, Scores],
+    control: Scores | None,
+    speeds: Mapping[str, Speed],
+    load_s: float,
+) -> Candidate:
+    """One candidate, measured and judged."""
+    budget = found.work.job.budget
+    final = item.name in {one.name for one in settled}
+    parent, own = scores[PARENT], scores[item.name]
+    comparisons = max(1, len(settled))
+    verdict = non_inferiority(parent.per_row, own.per_row, budget.max_drop, comparisons)
+    result = candidate(item.name, own, speeds[item.name], budget, verdict)
+    reasons: list[str] = []
+    against: Verdict | None = None
+    if needs_control(item) and control is not None:
+        against = non_inferiority(control.per_row, own.per_row, budget.max_drop, comparisons)
+        if against.verdict != "PASS":
+            reasons.append(f"against the parent trained on for as long: {against.why}")
+    elif needs_control(item) and final:
+        reasons.append("no dense control could be trained, so that its drop may be larger than it seems")
+    reasons += search.lost_classes(changes(found.work.splits.test.rows, parent, own), budget)
+    return replace(
+        result,
+        within_budget=result.within_budget and not reasons,
+        why="; ".join([*reasons, *([result.why] if result.why else [])]),
+        rung=item.trial.rung,
+        finalist=final,
+        validation_drop=None if item.screened is None else item.screened.drop,
+        control_drop=None if against is None else against.drop,
+        control_drop_ci=None if against is None else against.drop_ci,
+        energy_wh_per_1000=energy(speeds[item.name]),
+        load_s=load_s,
+        disk_mb=disk_mb(item.bundle),
+        notes=notes_of(item.bundle),
+    )
+
+
+def needs_control(item: Made) -> bool:
+    """Whether it was trained beyond the parent. A smaller base was not: its parent had the same training."""
+    return bool(item.trial.probe) and item.trial.base is None
+
+
+def dense_control(found: Search) -> Bundle | None:
+    """The uncut parent, trained on as the candidates were; None where there is no time left for it."""
+    work = found.work
+    try:
+        with work.stage(CONTROL):
+            return work.make(found.parent, recipes.dense_control(), found.rows, seconds=found.share(), task=found.task)
+    except (StepError, UsageError) as error:
+        work.say(CONTROL, f"the parent could not be trained on: {error.cause}")
+        return None
+
+
+def scored(bundle: Bundle, rows: Sequence[Any]) -> Scores:
+    with closing(Predictor.open(bundle)) as predictor:
+        return score(predictor, rows, keep_logits=predictor.task.keeps_logits)
+
+
+def of_control(control: Scores, parent: Scores) -> Candidate:
+    """The control as a row of the report; a gain over the parent says that the parent was not trained to its end."""
+    drop = non_inferiority(parent.per_row, control.per_row, 0.0)
+    return Candidate(
+        recipe=CONTROL,
+        score=control.value,
+        ci=control.ci,
+        drop=drop.drop,
+        drop_ci=drop.drop_ci,
+        flips=drop.flips,
+        why="the parent, trained on for as long as the candidates; never published",
+    )
+
+
+def changes(rows: Sequence[Any], parent: Scores, child: Scores) -> tuple[Any, ...]:
+    return search.class_changes([row.get("label") for row in rows], parent.per_row, child.per_row)
+
+
+def load_seconds(bundle: Bundle) -> float:
+    """Seconds to open a bundle for prediction, in a process that has everything imported; the better of two."""
+    times = []
+    for _ in range(2):
+        began = time.perf_counter()
+        Predictor.open(bundle, threads=1).close()
+        times.append(time.perf_counter() - began)
+    return round(min(times), 4)
+
+
+def energy(speed: Speed) -> float:
+    """Watt-hours of a thousand rows in batches: their time, with an assumed power of each core that is used."""
+    return 1000 / speed.items_per_s * speed.threads * WATTS_PER_CORE / 3600
+
+
+def disk_mb(bundle: Bundle) -> float | None:
+    """Megabytes of the model's file where it is stored smaller than it is loaded; None elsewhere."""
+    report = bundle.manifest.report.get("packed")
+    return float(report["disk_mb"]) if isinstance(report, dict) and "disk_mb" in report else None
+
+
+def notes_of(bundle: Bundle) -> tuple[str, ...]:
+    """What the candidate's steps have to tell the user: layers left in float, cuts that no configuration describes."""
+    return tuple(str(item) for item in bundle.manifest.report.get("notes", ()))
+
+
+def count_opening(work: Bench) -> int:
+    """How often the test rows were opened for this parent, this time included; kept in the work folder."""
+    path = work.folder / OPENINGS
+    try:
+        before = int(json.loads(path.read_text(encoding="utf-8"))["openings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        before = 0
+    path.write_text(json.dumps({"openings": before + 1}), encoding="utf-8")
+    return before + 1
+
+
+def command(job: Job) -> str:
+    """The command line that makes the same search of the same parent."""
+    budget, entry = job.budget, job.entry
+    parts = [
+        "budwood",
+        "shrink",
+        f"{entry.name}:{entry.version}" if entry.version else entry.name,
+        "--max-drop",
+        f"{budget.max_drop:g}",
+    ]
+    options = (
+        ("--max-p95-ms", budget.max_p95_ms),
+        ("--max-mb", budget.max_mb),
+        ("--max-class-drop", None if budget.max_class_drop == 0.1 else budget.max_class_drop),
+        ("--max-minutes", job.max_minutes),
+    )
+    for flag, value in options:
+        parts += [flag, f"{value:g}"] if value is not None else []
+    parts += ["--explore"] if job.explore else []
+    for student in job.students:
+        parts += ["--student", student]
+    return shlex.join([*parts, "--seed", str(job.seed)])

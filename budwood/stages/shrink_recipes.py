@@ -1,0 +1,171 @@
+"""Which candidates `shrink` may make of a model, rung by rung, the cheapest first."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from budwood.core import registry
+from budwood.core.bundle import Bundle
+from budwood.core.step import Step
+from budwood.engine.bases import Found, Known, catalogue, converted, packaged
+from budwood.engine.predictor import task_of
+from budwood.engine.search import Trial
+
+__all__ = [
+    "Anatomy",
+    "ONNX",
+    "aware",
+    "cuts",
+    "dense_control",
+    "packed",
+    "quantized",
+    "relearn",
+    "smaller_bases",
+    "step",
+]
+
+ONNX: Step = registry.get("steps/export", "onnx")()
+SHARES = (0.5, 0.7, 0.35)
+"""Of the layers, the channels' multiplications or the feed-forward width that a cut leaves: the first one is tried
+always, the others where a limit calls for them or all is explored."""
+SMALLER = 0.8
+"""A base is worth adapting anew when it has at most this share of the parent's parameters."""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a network is made of, as far as it says how to cut and quantize it."""
+
+    layers: int
+    """Of a transformer whose configuration counts them; 0 for other networks."""
+    writes: bool
+    convolves: bool
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "Anatomy":
+        """Read from the configuration; a bundle without one has neither layers nor convolutions."""
+        config: dict[str, Any] = {}
+        if "config.json" in bundle.manifest.files:
+            config = json.loads(bundle.file("config.json").read_text(encoding="utf-8"))
+        transformer = any(name in config for name in ("num_attention_heads", "n_heads", "n_head"))
+        layers = config.get("num_hidden_layers") or config.get("n_layers") or config.get("n_layer") or 0
+        task = task_of(bundle)
+        images = task.inputs[:1] == ("image",)
+        return cls(int(layers) if transformer else 0, task.writes, images and not transformer)
+
+
+def step(name: str) -> Any:
+    """A step of `steps/shrink` by name."""
+    return registry.get("steps/shrink", name)
+
+
+def quantized(anatomy: Anatomy, explore: bool) -> list[tuple[str, Step]]:
+    """What a float graph is converted to: suffixes of names, and the steps. The first is the one for cuts too."""
+    if anatomy.writes:
+        return [("int8", step("quantize_dynamic")()), ("int4", step("quantize_weights")())]
+    found = [("int8", step("quantize_static" if anatomy.convolves else "quantize_dynamic")())]
+    if find_spec("nncf") is not None and (anatomy.convolves or explore):
+        found.append(("int8-nncf", step("quantize_openvino")()))
+    if explore and not anatomy.convolves:
+        found.append(("int8-static", step("quantize_static")()))
+    return found
+
+
+def cuts(parent: Bundle, anatomy: Anatomy, shares: tuple[float, ...] = SHARES) -> Iterator[Trial]:
+    """Cuts of depth, of width or of channels, each with its untrained copy, in the order of `shares`."""
+    for share in shares:
+        if anatomy.layers >= 2:
+            kept = max(1, round(anatomy.layers * share))
+            if kept < anatomy.layers:
+                yield cut(f"layers-{kept}", step("drop_layers")(layers=kept), share)
+        elif anatomy.convolves and find_spec("torch_pruning") is not None:
+            yield cut(f"channels-{share:g}", step("prune_channels")(macs=share), share)
+    if anatomy.layers and not anatomy.writes:
+        for share in shares:
+            yield cut(f"width-{share:g}", step("prune_width")(keep=share), share)
+
+
+def cut(name: str, made: Any, share: float) -> Trial:
+    return Trial(name, 3, (made, ONNX), (replace(made, epochs=0), ONNX), share=share)
+
+
+def with_quantizer(trial: Trial, suffix: str, quantizer: Step) -> Trial:
+    """The same candidate, quantized after it was made; its untrained copy likewise."""
+    probe = (*trial.probe, quantizer) if trial.probe else ()
+    return replace(trial, name=f"{trial.name}+{suffix}", rung=4, steps=(*trial.steps, quantizer), probe=probe)
+
+
+def aware(trial: Trial) -> Trial:
+    """The same candidate, trained on for the rounding that its last step brings."""
+    *before, last = trial.steps
+    made = tuple(item for item in before if item != ONNX)
+    return replace(
+        trial,
+        name=f"{trial.name}+aware",
+        rung=5,
+        steps=(*made, step("quantize_aware")(), ONNX, last),
+        probe=trial.steps,
+    )
+
+
+def packed(trial: Trial) -> Trial:
+    """The same candidate, stored by codebook and entropy coding."""
+    return replace(trial, name=f"{trial.name}+packed", rung=6, steps=(*trial.steps, step("pack")()))
+
+
+def dense_control() -> tuple[Step, ...]:
+    """What every trained candidate is held against: the uncut parent, trained on in the same way for as long."""
+    return (step("train_on")(), ONNX)
+
+
+def smaller_bases(parent: Bundle, cache: Path) -> list[Found]:
+    """Bases of `bases.toml` that are on this machine, are for this task and are clearly smaller than the parent's."""
+    size = parameters(parent)
+    task = task_of(parent).name
+    known = [item for item in catalogue().values() if task in item.tasks and not item.new]
+    fitting = [item for item in known if item.parameters <= SMALLER * size and item.hub != parent.manifest.base]
+    return [found for item in fitting if (found := here(item, cache)) is not None]
+
+
+def here(known: Known, cache: Path) -> Found | None:
+    """A base that is on this machine: in a package, or fetched from the hub before. The network is not asked."""
+    folder = packaged(known) or converted(known, cache) or in_hub_cache(known.hub)
+    if folder is None:
+        return None
+    return Found(folder, known.hub or known.name, f"smaller: {known.about}", known.license)
+
+
+def in_hub_cache(name: str) -> Path | None:
+    if not name:
+        return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError):
+        return None
+
+
+def parameters(bundle: Bundle) -> int:
+    """Parameters of the float weights."""
+    return int(bundle.manifest.files["model.safetensors"].bytes / 4)
+
+
+def relearn(parent: Bundle) -> tuple[Step, ...]:
+    """The steps by which the parent was adapted, with their parameters, to be applied to another base.
+
+    Raises:
+        UsageError: the parent's history names a step or a parameter that this version does not know.
+    """
+    steps: list[Step] = []
+    for record in parent.manifest.history:
+        folder, _, name = record.name.partition(".")
+        if folder == "adapt":
+            kind = registry.get("steps/adapt", name)
+            known = {item.name for item in fields(kind)}
+            steps.append(kind(**{key: value for key, value in record.parameters.items() if key in known}))
+    return tuple(steps)

@@ -1,0 +1,249 @@
+"""The search for a smaller model: rung after rung is made, timed beside the parent and looked at on validation rows.
+
+It stops at the first rung that keeps a target of time or size, unless all is to be explored; without a target it tries
+every rung. The test rows are not touched here.
+"""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from budwood.core.bundle import Bundle, digest
+from budwood.core.dataset import Dataset
+from budwood.core.errors import BudwoodError, BundleError, MissingExtraError, StepError, UsageError
+from budwood.core.report import Candidate, Speed
+from budwood.engine import search
+from budwood.engine.base_model import import_base
+from budwood.engine.bases import Found
+from budwood.engine.measure import bench
+from budwood.engine.predictor import Predictor
+from budwood.engine.search import Made, Trial
+from budwood.stages import choosing
+from budwood.stages import shrink_recipes as recipes
+from budwood.stages.shrink_bench import Bench
+
+__all__ = ["PARENT", "RACE_SECONDS", "Search", "row_scores"]
+
+PARENT = "parent"
+RACE_SECONDS = 20.0
+"""Of the race that is reported; those before it take a fifth."""
+GLANCE_SECONDS = 4.0
+RESERVE = 45.0
+"""Seconds that the last race and the test need, at most a fifth of those granted; training ends before."""
+TRAINED_FITS = 2
+"""A cut and its dense control share the time that is left."""
+
+
+@dataclass
+class Search:
+    """What was made so far, and what was left out with the reason."""
+
+    work: Bench
+    parent: Bundle
+    students: Sequence[Found] = ()
+    made: list[Made] = field(default_factory=list)
+    left_out: list[Candidate] = field(default_factory=list)
+    stopped: str = ""
+
+    def __post_init__(self) -> None:
+        splits = self.work.splits
+        self.anatomy = recipes.Anatomy.of(self.parent)
+        # Where the parent has learnt from the validation rows too, so does a student, with as many epochs as the rule
+        # gives: rows that the teacher knows by heart can neither choose epochs nor calibrate.
+        self.rows = choosing.merged(splits) if choosing.small(splits) else splits
+        picked = search.screen_rows(len(splits.validation), self.work.job.seed)
+        self.screened = [splits.validation.rows[int(i)] for i in picked]
+        self.explore = self.work.job.explore
+
+    @property
+    def budget(self) -> Any:
+        return self.work.job.budget
+
+    def run(self) -> list[Made]:
+        """Make candidates until one is enough, the rungs are at an end, or the time is.
+
+        Raises:
+            StepError, UsageError: not one could be made.
+        """
+        first: BudwoodError | None = None
+        for rung in (self.smaller, self.quantize, self.cut, self.recover, self.pack):
+            try:
+                rung()
+            except (StepError, UsageError) as error:
+                first = first or error
+            if self.made and search.enough(self.made, self.budget, self.explore):
+                self.stopped = f"{self.made[-1].name} keeps the target"
+                break
+            if self.late:
+                self.stopped = "the time is at an end"
+                break
+        else:
+            self.stopped = "every rung was tried"
+        if not self.made:
+            raise first or StepError(
+                "no candidate could be made", where="; ".join(f"{item.recipe}: {item.why}" for item in self.left_out)
+            )
+        return self.made
+
+    # The rungs
+
+    def smaller(self) -> None:
+        """Smaller pretrained bases, adapted as the parent was: what has to be beaten by any cut."""
+        for found in self.students:
+            base = import_base(found, self.work.folder / "bases", type(self.task))
+            learn = recipes.relearn(self.parent)
+            name = f"base-{found.label.rpartition('/')[2]}"
+            trial = Trial(name, 1, (*learn, recipes.ONNX), (*learn[:1], recipes.ONNX), base)
+            self.try_trained([self.with_first_quantizer(trial), trial])
+
+    def quantize(self) -> None:
+        """The parent's own graph, converted."""
+        for suffix, quantizer in recipes.quantized(self.anatomy, self.explore):
+            self.attempt(Trial(suffix, 2, (quantizer,)))
+
+    def cut(self) -> None:
+        """Cuts that are fast enough untrained; without a target the first one, with a target the mildest that is."""
+        target = search.has_target(self.budget)
+        wanted = list(itertools.islice(recipes.cuts(self.parent, self.anatomy), None if target or self.explore else 1))
+        if target and not self.explore:
+            wanted.sort(key=lambda trial: trial.share, reverse=True)
+        for trial in wanted:
+            self.try_trained([trial, self.with_first_quantizer(trial)])
+            if search.enough(self.made, self.budget, self.explore) or self.late:
+                return
+
+    def recover(self) -> None:
+        """Where nothing but the rounding costs too much: trained on for it."""
+        lost = [item for item in self.made if item.trial.rung in (2, 4) and self.loses_by_rounding(item)]
+        for item in lost[:1]:
+            self.try_trained([recipes.aware(item.trial)])
+
+    def pack(self) -> None:
+        """Where nothing but the size is missed, or all is explored: the smallest, stored by codebook."""
+        limit = self.budget.max_mb
+        if not self.made or not (self.explore or limit is not None):
+            return
+        smallest = min(self.made, key=lambda item: item.speed.size_mb)
+        if self.explore or smallest.speed.size_mb > (limit or 0.0):
+            self.attempt(recipes.packed(smallest.trial))
+
+    # The work
+
+    @property
+    def task(self) -> Any:
+        from budwood.engine.predictor import task_of
+
+        return task_of(self.parent)
+
+    def with_first_quantizer(self, trial: Trial) -> Trial:
+        suffix, quantizer = recipes.quantized(self.anatomy, False)[0]
+        return recipes.with_quantizer(trial, suffix, quantizer)
+
+    def loses_by_rounding(self, item: Made) -> bool:
+        """Whether a quantized candidate is fast and small enough, and dropped more than is allowed."""
+        drop = item.screened.drop if item.screened is not None else 0.0
+        return drop > self.budget.max_drop and not search.misses(item.speed, self.budget)
+
+    def try_trained(self, trials: Sequence[Trial]) -> None:
+        """Candidates of one training: their speed is known from untrained copies, and none is trained in vain."""
+        worth = [trial for trial in trials if self.fast_enough(trial)]
+        for trial in worth:
+            self.attempt(trial, seconds=self.share())
+
+    @property
+    def late(self) -> bool:
+        """Whether what is left of the granted minutes is for the last race and the test."""
+        return self.work.left <= min(RESERVE, 12 * (self.work.job.max_minutes or RESERVE))
+
+    def share(self) -> float | None:
+        """What one training may take."""
+        if self.work.job.max_minutes is None:
+            return None
+        # Whole seconds, so that a rerun at about the same point finds what is there.
+        return max(1.0, float(int((60 * self.work.job.max_minutes) * 0.6 / TRAINED_FITS)))
+
+    def fast_enough(self, trial: Trial) -> bool:
+        """Time the untrained copy beside the parent; a candidate that cannot keep the limits is left out here."""
+        try:
+            copy = self.work.make(trial.base or self.parent, trial.probe, self.rows, task=self.task)
+            speed = self.race({trial.name: copy}, GLANCE_SECONDS, memory=False)[trial.name]
+        except (StepError, UsageError, MissingExtraError, BundleError) as error:
+            self.leave_out(trial, f"it could not be made: {error.cause}")
+            return False
+        reasons = search.misses(speed, self.budget)
+        if reasons:
+            self.leave_out(trial, f"not trained: untrained, {'; '.join(reasons)}", speed)
+        return not reasons
+
+    def attempt(self, trial: Trial, seconds: float | None = None) -> None:
+        """Make a candidate, time it beside the parent, and look at its answers on validation rows."""
+        if trial.trained and self.late:
+            self.leave_out(trial, "not trained: the time is at an end")
+            return
+        try:
+            with self.work.stage(trial.name):
+                begin = trial.base or self.parent
+                bundle = self.work.make(begin, trial.steps, self.rows, seconds=seconds, task=self.task)
+                speed = self.race({trial.name: bundle}, GLANCE_SECONDS, memory=False)[trial.name]
+                screened = self.look(bundle)
+        except (StepError, UsageError, MissingExtraError, BundleError) as error:
+            self.leave_out(trial, f"it could not be made: {error.cause}")
+            return
+        self.made.append(Made(trial, bundle, speed, screened))
+        self.work.say("candidate", told(self.made[-1]))
+
+    def look(self, bundle: Bundle) -> Any:
+        """The paired drop on validation rows; None where there are none."""
+        if not self.screened:
+            return None
+        before, after = (row_scores(self.work, item, self.screened) for item in (self.parent, bundle))
+        return search.screen(before, after, self.budget)
+
+    def race(self, bundles: Mapping[str, Bundle], seconds: float, *, memory: bool) -> dict[str, Speed]:
+        minutes = self.work.job.max_minutes
+        return bench(
+            {PARENT: self.parent, **bundles},
+            self.work.splits.test.rows,  # their inputs: no label is read, and no answer is kept
+            reference=PARENT,
+            seconds=seconds if minutes is None else min(seconds, 12 * minutes),
+            seed=self.work.job.seed,
+            memory=memory,
+            progress=self.work.progress,
+        )
+
+    def leave_out(self, trial: Trial, why: str, speed: Speed | None = None) -> None:
+        measured: dict[str, Any] = {}
+        if speed is not None:
+            names = ("p50_ms", "p95_ms", "items_per_s", "size_mb", "ratio", "ratio_ci", "batch_ratio", "rank", "noise")
+            measured = {name: getattr(speed, name) for name in names}
+        self.left_out.append(Candidate(recipe=trial.name, why=why, rung=trial.rung, **measured))
+        self.work.say("candidate", f"{trial.name} is left out  # {why}")
+
+
+def told(made: Made) -> str:
+    drop = "" if made.screened is None else f", drop {100 * made.screened.drop:+.2f} points on {made.screened.n} rows"
+    return f"{made.name}: {made.speed.ratio:.2f}x the speed, {made.speed.size_mb:.1f} MB{drop}"
+
+
+def row_scores(work: Bench, bundle: Bundle, rows: Sequence[Any]) -> NDArray[np.float64]:
+    """Scores of a bundle on these rows, computed once: the same bytes answer the same rows alike."""
+    key = digest({"bundle": bundle.id, "rows": Dataset(tuple(rows), ()).fingerprint})
+    path = work.folder / "scores" / f"{key[:32]}.json"
+    if path.exists():
+        try:
+            return np.asarray(json.loads(path.read_text(encoding="utf-8")), np.float64)
+        except ValueError:
+            path.unlink()  # half-written by a run that was killed
+    with closing(Predictor.open(bundle)) as predictor:
+        task = predictor.task.measuring()
+        measuring = replace(predictor, task=task)
+        scores = task.row_scores(measuring.predict_all(rows), rows)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(scores.tolist()), encoding="utf-8")
+    return scores

@@ -20,7 +20,17 @@ from budwood.engine.predictor import task_of
 if TYPE_CHECKING:
     from budwood.engine.train import Trained
 
-__all__ = ["NUMBERS", "Distilling", "distil", "same_order", "sizes_report", "soft_kind", "soft_loss", "with_teacher"]
+__all__ = [
+    "CLASSES",
+    "NUMBERS",
+    "Distilling",
+    "distil",
+    "same_order",
+    "sizes_report",
+    "soft_kind",
+    "soft_loss",
+    "with_teacher",
+]
 
 READING = frozenset({"max_tokens", "flip", "rotate", "image_size"})
 """Fields of a task that say how inputs are read and varied, and nothing of what the outputs mean."""
@@ -46,8 +56,10 @@ class Distilling:
 
 
 def soft_kind(task: Task, targets: Any) -> str:
-    """What soft targets mean: the task's `head`, or `labels` where classes do not exclude each other."""
-    return LABELS if task.head == CLASSES and targets.ndim == 2 else task.head
+    """What soft targets mean: the task's `head`, `labels` where classes do not exclude each other, or `numbers`."""
+    if task.head != CLASSES or targets.ndim == 1:
+        return task.head
+    return NUMBERS if task.to_json().get("kind") == "regression" else LABELS  # the kinds of molecules' properties
 
 
 def soft_loss(student: Any, teacher: Any, temperature: float, head: str) -> Any:
@@ -155,7 +167,7 @@ def distil(
         UsageError: `context.seconds` allows not even ten updates.
     """
     from budwood.engine.batching import freeze_lookups
-    from budwood.engine.distilling_batches import Examples, Guide, hard_share, watched
+    from budwood.engine.distilling_batches import Examples, Objective
     from budwood.engine.planning import epochs_for, within
     from budwood.engine.train import Plan, Trained, train
 
@@ -171,21 +183,7 @@ def distil(
     def batches(epoch: int) -> Iterator[Any]:
         return examples.batches(settings.batch_size, context.seed, epoch)
 
-    with watched(studied.model, teacher, settings.hidden) as states:
-        guide = Guide(teacher, examples, live=examples.varies or bool(settings.hidden), progress=context.progress)
-
-        def loss(model: Any, batch: Any) -> Any:
-            inputs, numbers = batch
-            outputs, wanted = model(**inputs), guide(inputs, numbers)
-            hard, share = hard_share(studied.task, outputs, examples, numbers)
-            weight = settings.hard * share
-            total = (1 - weight) * examples.soft(outputs["logits"], wanted["logits"], settings.temperature)
-            if share:
-                total = total + weight * hard
-            if settings.direction:
-                total = total + settings.direction * guide.turned(outputs, wanted)
-            return total + settings.hidden * states.apart() if settings.hidden else total
-
+    with Objective.of(studied.model, teacher, examples, settings, context.progress) as loss:
         left = None if context.seconds is None else max(1.0, context.seconds - (monotonic() - began))
         return train(
             studied.model,

@@ -5,6 +5,7 @@ Import only inside functions.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,13 @@ from torch.nn import functional
 from budwood.core.step import Context, Progress
 from budwood.core.task import Task
 from budwood.engine.batching import Rows
-from budwood.engine.distilling import NUMBERS, soft_kind, soft_loss
+from budwood.engine.distilling import NUMBERS, Distilling, soft_kind, soft_loss
 from budwood.engine.fine_tune import validation_score
 from budwood.engine.graft import Lesson
 from budwood.engine.layer_cut import find_stack
 from budwood.engine.predictor import batches as by_length
 
-__all__ = ["Examples", "Guide", "States", "hard_share", "watched"]
+__all__ = ["Examples", "Guide", "Objective", "States"]
 
 Batch = tuple[dict[str, Tensor], list[int]]
 ASKED = 64
@@ -70,7 +71,7 @@ class Examples:
         return validation_score(self.studied, model, self.held)
 
 
-def hard_share(task: Task, outputs: Any, examples: Examples, numbers: Sequence[int]) -> tuple[Any, float]:
+def hard_share(examples: Examples, outputs: Any, numbers: Sequence[int]) -> tuple[Any, float]:
     """The loss of those rows of a batch that have a label, and their share of the batch."""
     count = len(examples.targets)
     places = [place for place, number in enumerate(numbers) if number < count]
@@ -78,7 +79,7 @@ def hard_share(task: Task, outputs: Any, examples: Examples, numbers: Sequence[i
         return None, 0.0
     logits = outputs["logits"] if len(places) == len(numbers) else outputs["logits"][places]
     targets = torch.from_numpy(examples.targets[[numbers[place] for place in places]])
-    return task.loss({"logits": logits}, targets), len(places) / len(numbers)
+    return examples.task.loss({"logits": logits}, targets), len(places) / len(numbers)
 
 
 class Guide:
@@ -130,6 +131,38 @@ class States:
         if not same:
             return torch.zeros(())
         return torch.stack([1 - functional.cosine_similarity(*pair, dim=-1).mean() for pair in same]).mean()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a student minimises; called with the student and a batch it gives a scalar."""
+
+    examples: Examples
+    guide: Guide
+    states: States
+    settings: Distilling
+
+    @classmethod
+    @contextmanager
+    def of(
+        cls, student: Any, teacher: Any, examples: Examples, settings: Distilling, progress: Progress
+    ) -> Iterator["Objective"]:
+        """The objective for as long as the models are watched."""
+        with watched(student, teacher, settings.hidden) as states:
+            live = examples.varies or bool(settings.hidden)
+            yield cls(examples, Guide(teacher, examples, live=live, progress=progress), states, settings)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        inputs, numbers = batch
+        outputs, wanted = model(**inputs), self.guide(inputs, numbers)
+        hard, share = hard_share(self.examples, outputs, numbers)
+        weight = self.settings.hard * share
+        total = (1 - weight) * self.examples.soft(outputs["logits"], wanted["logits"], self.settings.temperature)
+        if share:
+            total = total + weight * hard
+        if self.settings.direction:
+            total = total + self.settings.direction * self.guide.turned(outputs, wanted)
+        return total + self.settings.hidden * self.states.apart() if self.settings.hidden else total
 
 
 @contextmanager

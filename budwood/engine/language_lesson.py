@@ -33,7 +33,7 @@ from budwood.engine.text_quality import (
     repetition,
     unigram,
 )
-from budwood.engine.train import SAVE_SECONDS, Plan, Trained, train
+from budwood.engine.train import SAVE_SECONDS, Loss, Plan, Trained, train
 from budwood.engine.vocabulary import Document, Vocabulary
 
 __all__ = [
@@ -165,6 +165,7 @@ def learn(
     what: str = "fine-tuning",
     patience: int = 2,
     save_seconds: float = SAVE_SECONDS,
+    loss: Loss = loss_of,
 ) -> Trained:
     """Train in place; stop by the validation loss and keep the best weights. A killed run goes on where it was.
 
@@ -178,6 +179,7 @@ def learn(
         samples: writes texts to fixed prompts at each evaluation.
         patience: readings of the corpus without a better validation loss before it stops.
         save_seconds: time between two checkpoints.
+        loss: of a batch of `Blocks`; that of the texts' own tokens by default.
 
     Raises:
         DataError: there is nothing to learn from.
@@ -197,9 +199,9 @@ def learn(
 
     return train(
         model,
-        within(plan, seconds, model, course.batches, loss_of, work),
+        within(plan, seconds, model, course.batches, loss, work),
         course.batches,
-        loss_of,
+        loss,
         evaluate=judge if held else None,
         checkpoints=work / "checkpoints",
         progress=progress,

@@ -44,6 +44,7 @@ class SmilesModel(nn.Module):
     """
 
     inputs = ("input_ids", "attention_mask")
+    outputs = ("logits", "embedding", "spread")
 
     def __init__(
         self,

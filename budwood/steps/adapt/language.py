@@ -8,13 +8,12 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from budwood.core import registry
 from budwood.core.bundle import Bundle
 from budwood.core.errors import StepError, UsageError
 from budwood.core.step import Context, Step
-from budwood.core.task import Arrays, Row, Task
+from budwood.core.task import Row
 from budwood.engine import conformance, graft
-from budwood.engine.text_quality import token_logs
+from budwood.engine.language_export import exported
 
 __all__ = ["Language"]
 
@@ -59,7 +58,9 @@ class Language(Step):
         report = self.learn(base, new, context)
         trained = context.work / "trained"
         task = context.task.fit_to(base)
-        golden, expected, graph, report["conformance"] = exported(task, trained, context)
+        golden, expected, graph, report["conformance"] = exported(
+            task, trained, context.splits.train.rows, context.work
+        )
 
         def write(stage: Path) -> None:
             shutil.copytree(trained, stage, dirs_exist_ok=True)
@@ -182,31 +183,3 @@ def baseline_of(
         return lesson.baseline("base", likelihood(model, beginnings, limit))
     known = lesson.unigram([item.ids for item in train], learnt_ids(beginnings), model.config.vocab_size)
     return lesson.baseline("unigram", known)
-
-
-def exported(task: Task, folder: Path, context: Context) -> tuple[list[dict[str, Any]], Arrays, Path, dict[str, Any]]:
-    """Golden items, torch's outputs for them, and the graph that was shown to give the same.
-
-    Raises:
-        StepError: it does not.
-    """
-    import torch
-
-    from budwood.engine.causal_graph import export_causal_graph
-
-    assert context.splits is not None  # `apply` has checked
-    graph = context.work / "model.onnx"
-    export_causal_graph(folder, graph)
-    golden = conformance.choose(task, context.splits.train.rows)
-    encoded = task.encoder(folder)([task.parse(item) for item in golden]).inputs
-    model = task.build(folder)
-    with torch.inference_mode():
-        outputs = model(**{name: torch.from_numpy(np.asarray(value)) for name, value in encoded.items()})
-    width = int(task.to_json()["max_tokens"])
-    expected = {"logits": token_logs(outputs["logits"].numpy(), encoded["targets"], width)}
-    runtime = registry.get("runtimes", "onnxruntime")(graph.read_bytes())
-    found = token_logs(runtime.run(encoded)["logits"], encoded["targets"], width)
-    runtime.close()
-    difference = float(np.abs(found - expected["logits"]).max())
-    conformance.demand(difference, conformance.FLOAT_TOLERANCE, "the ONNX graph")
-    return golden, expected, graph, {"difference": difference, "golden_rows": len(golden)}

@@ -92,6 +92,8 @@ def show(screen: Screen, result: "Shrunk", model: str) -> None:
     for item in report.candidates:
         screen.line(f"{item.recipe}: {in_words(item, item.recipe == report.chosen)}")
     screen.line()
+    for line in facts(report):
+        screen.line(line)
     if result.plot is not None:
         screen.line(f"plot      {result.plot}")
     stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in result.stages.items())
@@ -129,11 +131,28 @@ def candidates(screen: Screen, report: "ShrinkReport", model: str) -> None:
             number(item.size_mb, 1),
             number(item.memory_mb, 0),
         )
-        for item in (report.reference, *report.candidates)
+        for item in (report.reference, *((report.control,) if report.control else ()), *report.candidates)
     ]
     screen.table(headers, rows)
     mark = "; * is chosen" if report.chosen else ""
     screen.line(f"{report.n:,} test rows; intervals are 95 %; speed is against {model}, measured in turns{mark}", "2")
+
+
+def facts(report: "ShrinkReport") -> list[str]:
+    """How the search went, what the chosen model wins and which class pays most for it."""
+    searched = f"search    {report.stopped or 'ended'}; picked by {report.validation_rows:,} validation rows"
+    lines = [searched]
+    if report.openings > 1:
+        lines.append(
+            f"test      opened {report.openings} times for this model: each further budget proves a little less"
+        )
+    if won := report.won():
+        lines.append(f"won       {won}")
+    if report.classes and report.classes[0].drop > 0:
+        worst = report.classes[0]
+        share = f"{100 * worst.parent:.1f} to {100 * worst.child:.1f} % of {worst.n} rows"
+        lines.append(f"classes   {worst.label} lost the most: {share} (p={worst.p:.2g}, corrected)")
+    return lines
 
 
 def speed(item: "Candidate") -> str:

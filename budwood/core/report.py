@@ -208,7 +208,31 @@ class ShrinkReport:
             "RAM MB",
             "result",
         ]
-        return headers, [table_row(item, item.recipe == self.chosen) for item in (self.reference, *self.candidates)]
+        rows = (self.reference, *((self.control,) if self.control else ()), *self.candidates)
+        return headers, [table_row(item, item.recipe == self.chosen) for item in rows]
+
+    @property
+    def chosen_candidate(self) -> Candidate | None:
+        return next((item for item in self.candidates if item.recipe == self.chosen), None)
+
+    def won(self) -> str:
+        """What the chosen candidate costs beside its parent, in one line; empty where none was chosen."""
+        new, old = self.chosen_candidate, self.reference
+        if new is None:
+            return ""
+        figures = (
+            ("p50", old.p50_ms, new.p50_ms, "ms"),
+            ("items", old.items_per_s, new.items_per_s, "a second"),
+            ("size", old.size_mb, new.size_mb, "MB"),
+            ("memory", old.memory_mb, new.memory_mb, "MB"),
+            ("energy", old.energy_wh_per_1000, new.energy_wh_per_1000, "Wh for 1,000 rows"),
+        )
+        parts = [
+            f"{name} from {a:,.4g} to {b:,.4g} {unit}"
+            for name, a, b, unit in figures
+            if a is not None and b is not None
+        ]
+        return "; ".join(parts)
 
     def _repr_html_(self) -> str:
         headers, rows = self.table()

@@ -16,6 +16,7 @@ from budwood.engine.box_answers import OVERLAP, SAME_PLACE
 from budwood.engine.machine import Energy
 from budwood.engine.markup import code, fenced, markdown_table, text, yaml
 from budwood.engine.risk_calibration import unfitted
+from budwood.engine.shrink_card import shrink_section
 from budwood.engine.snippets import BOXES, ONNX, PIPELINES, TORCH
 
 __all__ = [
@@ -304,20 +305,6 @@ def class_section(classes: Sequence[ClassFacts]) -> str:
 
 def percent(value: float | None) -> str:
     return "never given" if value is None else f"{100 * value:.1f} %"
-
-
-def shrink_section(report: ShrinkReport | None) -> str:
-    if report is None:
-        return ""
-    headers, rows = report.table()
-    lines = ["## Candidates", "", "![Score against latency of the parent and every candidate](pareto.svg)", ""]
-    lines += markdown_table([text(item) for item in headers], [[text(cell) for cell in row] for row in rows])
-    lines += ["", f"Budget: {report.budget}. A candidate passes only when the upper bound of the one-sided 95 %"]
-    lines.append(f"interval of its drop, paired on {report.n:,} locked rows, is below the limit. Speed is end to end,")
-    lines.append("measured in turns with the parent; the parent against itself shows the noise.")
-    refused = [item for item in report.candidates if not item.within_budget and item.why]
-    lines += ["", *(f"- {text(item.recipe)}: {text(item.why)}" for item in refused)] if refused else []
-    return "\n".join(lines) + "\n"
 
 
 EXAMPLES = {

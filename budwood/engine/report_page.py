@@ -18,6 +18,7 @@ from budwood.engine.drawing import Picture, legible
 from budwood.engine.report_facts import Mistake, Outcome, Reliability
 from budwood.engine.report_plots import HEAT_LABELS, MOST_BARS, Compared
 from budwood.engine.risk_facts import tenth_rows
+from budwood.engine.shrink_card import class_table, refusals, sentences
 from budwood.engine.statistics import TWO_SIDED, wilson, z_value
 
 __all__ = ["report_page"]
@@ -241,16 +242,16 @@ def candidates(report: ShrinkReport | None, pictures: Mapping[str, Picture]) -> 
     yield figure(pictures, "pareto", "Score against latency of the parent and every candidate.")
     headers, rows = report.table()
     yield table(headers, rows)
-    yield (
-        f"<p>Budget: {escape(str(report.budget))}. A candidate passes only when the upper bound of the one-sided 95 % "
-        f"interval of its drop, paired on {report.n:,} locked rows, is below the limit. Speed is end to end, measured "
-        "in turns with the parent.</p>\n"
-    )
-    refused = [item for item in report.candidates if not item.within_budget and item.why]
-    if refused:
-        yield (
-            "<ul>\n" + "".join(f"<li>{escape(item.recipe)}: {escape(item.why)}</li>\n" for item in refused) + "</ul>\n"
-        )
+    yield f"<p>{escape(' '.join(sentences(report)))}</p>\n"
+    if refused := refusals(report):
+        items = (f"<li>{escape(item.recipe)}: {escape(item.why)}</li>\n" for item in refused)
+        yield "<ul>\n" + "".join(items) + "</ul>\n"
+    headers, rows = class_table(report.classes)
+    if rows:
+        yield "<p>What the classes lost and won, where that changed:</p>\n"
+        yield table(headers, rows)
+    if report.command:
+        yield f"<p>Made by <code>{escape(report.command)}</code></p>\n"
 
 
 def training(pictures: Mapping[str, Picture]) -> Iterator[str]:

@@ -147,12 +147,16 @@ def test_shrink_passes_its_flags_and_prints_candidates_plot_and_next_command(run
     verb = fake("shrink", shrunk_within)
     line = (
         "shrink tickets --max-drop 0.02 --max-p95-ms 5 --max-mb 30 --max-minutes 3 --data d.csv --test t.csv "
-        "--name small --seed 2 --store s"
+        "--name small --seed 2 --store s --max-class-drop 0.2 --explore --student a --student b --unlabelled u.csv"
     )
     ran = run(*line.split())
     assert ran.code == 0
     assert verb.arguments == ("tickets",)
     assert verb.parameters == {
+        "max_class_drop": 0.2,
+        "explore": True,
+        "student": ("a", "b"),
+        "unlabelled": Path("u.csv"),
         "max_drop": 0.02,
         "max_p95_ms": 5.0,
         "max_mb": 30.0,
@@ -240,7 +244,7 @@ def test_serve_passes_its_flags_and_prints_an_address_and_a_line_to_paste(run, m
     flow.models("s").publish("tickets", tiny_bundle)
     calls = []
 
-    def serve(*references, on_ready, **parameters):
+    def serve(*references, on_ready, progress, **parameters):
         calls.append((references, parameters))
         on_ready("http://127.0.0.1:8123")
 

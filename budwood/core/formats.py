@@ -12,7 +12,6 @@ import stat
 import struct
 from collections.abc import Callable
 from io import BufferedReader
-from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,11 @@ from xml.etree import ElementTree
 from budwood.core.errors import BundleError
 from budwood.core.wire import scan_onnx
 
-__all__ = ["CHECKS", "CUTS", "deeper_than", "load_cuts", "load_json", "open_regular", "read_capped", "refuse"]
+__all__ = ["CHECKS", "deeper_than", "load_json", "open_regular", "read_capped", "refuse"]
 
 MAX_TEXT_BYTES = 64 << 20
 MAX_HEADER_BYTES = 100 << 20
 MAX_JSON_DEPTH = 64
-CUTS = "cuts.json"
-"""Which channels the modules of a cut network keep."""
-MAX_CUTS_BYTES = 4 << 20
-MAX_CHANNELS = 1 << 16
 MAX_PICKLE_BYTES = 4 << 20
 """Longer texts are not searched for a pickle: nothing here would load one anyway."""
 
@@ -173,8 +168,6 @@ def check_json(path: Path, name: str) -> None:
     content = load_json(path, name)
     if name.rsplit("/", 1)[-1] == "modules.json":
         check_modules(path, name, content)
-    if name == CUTS:
-        load_cuts(path, name)
 
 
 def load_json(path: Path, name: str) -> Any:
@@ -227,29 +220,6 @@ def check_modules(path: Path, name: str, content: Any) -> None:
             raise refuse(path, f"{name} names a class that is not allowed: {str(item.get('type'))[:80]!r}")
         if not re.fullmatch(r"[A-Za-z0-9_-]*", str(item.get("path", ""))):
             raise refuse(path, f"{name} leads out of the folder: {str(item['path'])[:80]!r}")
-
-
-def load_cuts(path: Path, name: str) -> dict[str, dict[str, list[int]]]:
-    """The list of kept channels: `{"version": 1, "cuts": {module: {"outputs": [0, 2, …], "inputs": […]}}}`.
-
-    Raises:
-        BundleError: it is larger than such lists are, or holds anything but rising channel numbers.
-    """
-    read_capped(path, name, MAX_CUTS_BYTES)
-    content = load_json(path, name)
-    if not isinstance(content, dict) or content.keys() != {"version", "cuts"} or content["version"] != 1:
-        raise refuse(path, f"{name} is not a list of kept channels of version 1")
-    cuts: Any = content["cuts"]
-    if not isinstance(cuts, dict) or not all(isinstance(kept, dict) for kept in cuts.values()):
-        raise refuse(path, f"{name} is not a list of kept channels")
-    for module, kept in cuts.items():
-        for side, numbers in kept.items():
-            whole = isinstance(numbers, list) and numbers and all(type(number) is int for number in numbers)
-            if side not in ("outputs", "inputs") or not whole or not 0 <= numbers[0] <= numbers[-1] < MAX_CHANNELS:
-                raise refuse(path, f"{name} has no channel numbers for {module[:80]!a}")
-            if any(first >= second for first, second in pairwise(numbers)):
-                raise refuse(path, f"{name} has channel numbers of {module[:80]!a} that do not rise")
-    return cuts
 
 
 def check_safetensors(path: Path, name: str) -> None:

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from budwood.core.cut_list import CUTS, load_cuts
 from budwood.core.errors import BundleError
 from budwood.core.formats import CHECKS as FORMAT_CHECKS
 from budwood.core.formats import read_capped, refuse
@@ -66,6 +67,8 @@ def check_content(path: Path, name: str) -> None:
     """
     check_suffix(os.fspath(path), name)
     CHECKS[path_suffix(name)](path, name)
+    if name == CUTS:
+        load_cuts(path)
 
 
 def check_model_folder(folder: Path) -> None:

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from budwood.core.cut_list import CUTS, load_cuts
 from budwood.core.errors import BundleError
-from budwood.core.formats import CUTS, load_cuts
 from budwood.engine.transformers_import import quiet_transformers
 
 __all__ = [

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from budwood.core.cut_list import CUTS
 from budwood.core.errors import BundleError
-from budwood.core.formats import CUTS
 from budwood.engine import hub_detector, pixels
 from budwood.engine.box_frame import FILE, Frame
 from budwood.engine.channel_cuts import write_cuts

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from budwood.core.cut_list import CUTS
 from budwood.core.errors import require
-from budwood.core.formats import CUTS
 
 __all__ = ["load_pretrained", "quiet_transformers", "torchvision_fault"]
 

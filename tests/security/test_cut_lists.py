@@ -8,8 +8,8 @@ import pytest
 import tiny
 
 from budwood.core.bundle import Bundle
+from budwood.core.cut_list import load_cuts
 from budwood.core.errors import BundleError
-from budwood.core.formats import load_cuts
 from budwood.core.opening import check_content
 
 GOOD = {"version": 1, "cuts": {"stem.conv": {"outputs": [0, 2, 5]}, "head": {"inputs": [1]}}}

@@ -267,17 +267,22 @@ def serve(
     max_queue: int = 100,
     store: Path | str | None = None,
     on_ready: Callable[[str], None] = lambda url: None,
+    progress: Progress = silent,
 ) -> None:
     """Serve models over HTTP until a signal ends it: `/predict`, `/v1`, `/v2`, `/metrics`, and a page at `/`.
 
-    `on_ready` is told the address as soon as every worker answers.
+    `on_ready` is told the address as soon as every worker answers. Where several runtimes are installed, `auto`
+    measures them on a model that is served here for the first time, within seconds, and remembers; `progress` is told.
     """
+    from budwood.engine.runtime_choice import decide
     from budwood.serving.server import Served
     from budwood.serving.server import serve as serve_entries
 
     home = Store.default(store)
     entries = [home.resolve(reference) for reference in references]
     served = [Served(entry.name, str(entry.version), entry.bundle) for entry in entries]
+    for entry in entries if runtime == "auto" else ():
+        decide(entry.bundle, progress=progress)
     serve_entries(
         served,
         host=host,

@@ -16,13 +16,15 @@ KEYS = (
     "can reach --host. `python -m budwood.serving.auth FILE NAME` makes a key and adds its hash."
 )
 
+RUNTIME = "What computes; auto measures the installed ones once for each model, and remembers."
+
 
 def serve(
     models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Models; the first one answers /predict.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="0 takes a free one.")] = 8000,
     workers: Annotated[str, typer.Option(metavar="auto|N", help="Processes; auto is one for two cores.")] = "auto",
-    runtime: Annotated[str, typer.Option(metavar=choices("runtimes"), help="What computes.")] = "auto",
+    runtime: Annotated[str, typer.Option(metavar=choices("runtimes"), help=RUNTIME)] = "auto",
     keys: Annotated[Path | None, typer.Option(metavar="FILE", help=KEYS)] = None,
     max_queue: Annotated[int, typer.Option(metavar="N", help="While so many inputs wait, more get 503.")] = 100,
     store: Store = None,
@@ -56,6 +58,7 @@ def serve(
             max_queue=max_queue,
             store=store,
             on_ready=ready,
+            progress=screen.progress,
         )
 
 

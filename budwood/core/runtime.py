@@ -14,6 +14,10 @@ class Runtime(ABC):
 
     reads: ClassVar[tuple[str, ...]]
     """The bundle formats that it can run, the best first."""
+    library: ClassVar[str] = ""
+    """The package that it cannot do without; empty where it needs none."""
+    install: ClassVar[str] = ""
+    """The command that brings this package."""
 
     @classmethod
     @abstractmethod

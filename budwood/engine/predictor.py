@@ -13,7 +13,7 @@ from budwood.core.errors import BundleError
 from budwood.core.runtime import Runtime
 from budwood.core.task import Answer, Arrays, Calibration, Encoded, Encoder, Row, Task
 
-__all__ = ["Predictor", "task_of"]
+__all__ = ["Predictor", "default_runtime", "task_of"]
 
 
 def task_of(bundle: Bundle) -> Task:
@@ -25,6 +25,11 @@ def task_of(bundle: Bundle) -> Task:
         )
     kind: type[Task] = registry.get("tasks", fields.pop("name"))
     return kind.from_json(fields)
+
+
+def default_runtime(bundle: Bundle) -> str:
+    """ONNX Runtime when the bundle has a graph, else torch."""
+    return "onnxruntime" if bundle.formats - {"torch"} else "torch"
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Predictor:
         """Open a bundle for prediction; `auto` takes ONNX Runtime when the bundle has a graph, else torch."""
         task = task_of(bundle)
         if runtime == "auto":
-            runtime = "onnxruntime" if bundle.formats - {"torch"} else "torch"
+            runtime = default_runtime(bundle)
         kind: type[Runtime] = registry.get("runtimes", runtime)
         return cls(task, task.encoder(bundle.path), kind.open(bundle, threads), bundle.manifest.calibration)
 

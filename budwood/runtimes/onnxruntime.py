@@ -19,6 +19,8 @@ logger = logging.getLogger("budwood.runtimes")
 @final
 class OnnxRuntime(Runtime):
     reads: ClassVar[tuple[str, ...]] = ("onnx-int8", "onnx-q4", "onnx")
+    library: ClassVar[str] = "onnxruntime"
+    install: ClassVar[str] = "pip install budwood"
 
     def __init__(self, model: bytes, threads: int = 0, providers: Sequence[str] | None = None) -> None:
         """Load a graph.

@@ -22,6 +22,8 @@ class OpenVinoRuntime(Runtime):
     """
 
     reads: ClassVar[tuple[str, ...]] = ("onnx-int8", "onnx-q4", "onnx")
+    library: ClassVar[str] = "openvino"
+    install: ClassVar[str] = "pip install 'budwood[openvino]'"
 
     def __init__(self, model: bytes, threads: int = 0) -> None:
         """Raises BundleError when OpenVINO refuses the graph, such as one with ONNX Runtime's own int8 operators."""

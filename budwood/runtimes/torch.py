@@ -14,6 +14,8 @@ __all__ = ["TorchRuntime"]
 @final
 class TorchRuntime(Runtime):
     reads: ClassVar[tuple[str, ...]] = ("torch",)
+    library: ClassVar[str] = "torch"
+    install: ClassVar[str] = "pip install 'budwood[train]'"
 
     def __init__(self, model: Any) -> None:
         self._torch = require("torch", extra="train")

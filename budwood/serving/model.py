@@ -11,6 +11,7 @@ from budwood.core.task import Task
 from budwood.engine import conformance
 from budwood.engine.generator import Decoder, Generator, Shape
 from budwood.engine.predictor import Predictor, task_of
+from budwood.engine.runtime_choice import remembered
 from budwood.engine.vocabulary import Vocabulary
 from budwood.serving.metrics import Described
 
@@ -97,7 +98,8 @@ def first_line(error: BaseException) -> str:
 
 
 def prove(served: Served, index: int, runtime: str, batch: int) -> Model:
-    predictor = Predictor.open(served.bundle, runtime, threads=1)
+    chosen = remembered(served.bundle) if runtime == "auto" else runtime
+    predictor = Predictor.open(served.bundle, chosen, threads=1)
     created = int(datetime.fromisoformat(served.bundle.manifest.created).timestamp())
     report = served.bundle.read(REPORT) if REPORT in served.bundle.manifest.files else b""
     generator = writing(predictor, served.bundle) if predictor.task.writes else None

@@ -1,0 +1,269 @@
+"""Which runtime answers fastest here: the ones that are installed race on a bundle's golden rows, and it is remembered.
+
+`python -m budwood.engine.runtime_choice FOLDER SECONDS THREADS` measures in a process of its own, so that no library
+that crashes, or starts threads, is left in the caller. The parent calls `decide`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from budwood.core import registry
+from budwood.core.bundle import Bundle, digest
+from budwood.core.commit import write_atomic
+from budwood.core.errors import BudwoodError, BundleError, StorageError
+from budwood.core.step import Progress, silent
+from budwood.core.task import Row
+from budwood.engine import conformance
+from budwood.engine.machine import cpu_model, instruction_set, usable_cores
+from budwood.engine.predictor import Predictor, default_runtime
+from budwood.engine.providers import VARIABLE
+from budwood.engine.table import note
+from budwood.engine.user_cache import user_cache
+
+if TYPE_CHECKING:
+    from budwood.core.report import Speed
+
+__all__ = ["Found", "chosen", "decide", "measure_runtimes", "present", "remembered"]
+
+SECONDS = 3.0
+LEAST_GAIN = 0.05
+"""How much faster than the default another runtime must be, beyond the noise, to be worth having two."""
+VERSION = 1
+TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a runtime did with a bundle on this machine, beside the default runtime in the same seconds."""
+
+    runtime: str
+    ok: bool
+    """Whether it gave the golden rows."""
+    why: str = ""
+    """Why it cannot be used, or why it is not taken; empty for the one that is."""
+    ratio: float | None = None
+    """How many times as fast as the default with single rows."""
+    ratio_ci: tuple[float, float] | None = None
+    batch_ratio: float | None = None
+    noise: float | None = None
+    """The default against itself: no smaller difference counts."""
+    p50_ms: float | None = None
+
+
+def present(bundle: Bundle) -> tuple[str, ...]:
+    """The runtimes that are installed and read a format of this bundle, the default first.
+
+    torch is not among them where there is a graph: it takes gigabytes and seconds to load, and was slower wherever we
+    measured it.
+    """
+    default = default_runtime(bundle)
+    names = [name for name in registry.names("runtimes") if name not in (default, "null", "torch")]
+    return (default, *(name for name in names if usable(name, bundle)))
+
+
+def usable(name: str, bundle: Bundle) -> bool:
+    kind = registry.get("runtimes", name)
+    return bool(bundle.formats & {*kind.reads}) and (not kind.library or find_spec(kind.library) is not None)
+
+
+def measure_runtimes(
+    bundle: Bundle,
+    rows: Sequence[Row] = (),
+    seconds: float = SECONDS,
+    threads: int = 1,
+    *,
+    runtimes: Sequence[str] | None = None,
+) -> Mapping[str, Found]:
+    """Let runtimes take turns on the same rows, and remember the result for this bundle and machine.
+
+    Args:
+        rows: real rows; the golden rows when left out.
+        seconds: how long the race may take beyond loading; three rounds are always run.
+        threads: of one call; a serving worker has 1.
+        runtimes: who takes part, the default first; `present` when left out.
+
+    Returns:
+        What was found of each, in their order. One that does not give the golden rows does not race.
+    """
+    from budwood.engine.runtime_race import prove, race, sample  # a server that only looks up has no use for it
+
+    names = present(bundle) if runtimes is None else tuple(runtimes)
+    found: dict[str, Found] = {}
+    with ExitStack() as stack:
+        proven: dict[str, Predictor] = {}
+        for name in names:
+            try:
+                proven[name] = prove(bundle, name, threads, stack)
+            except Exception as error:  # noqa: BLE001  # whatever a library raises, it is not chosen
+                cause = error.cause if isinstance(error, BudwoodError) else f"{type(error).__name__}: {error}"
+                found[name] = Found(name, ok=False, why=cause[:300])
+        if len(proven) > 1 and names[0] in proven:
+            speeds = race(proven, names[0], sample(next(iter(proven.values())), bundle, rows), seconds, threads)
+            found |= {name: judged(name, speed, names[0]) for name, speed in speeds.items()}
+        else:
+            found |= {name: Found(name, ok=True) for name in proven}
+    ordered = {name: found[name] for name in names}
+    if names == present(bundle):
+        remember(bundle, ordered)
+    return ordered
+
+
+def judged(name: str, speed: "Speed", default: str) -> Found:
+    """The verdict on one runtime. The default stays unless another is clearly faster, and not slower in batches."""
+    clearly = speed.rank == "faster" and speed.ratio_ci[0] > 1 + LEAST_GAIN
+    batches = speed.batch_ratio_ci[1] < 1 and speed.batch_ratio < 1 - speed.batch_noise
+    why = "" if name == default or (clearly and not batches) else f"{speed.ratio:.2f}x {default}: not clearly faster"
+    if name != default and clearly and batches:
+        why = f"{speed.ratio:.2f}x {default} with single rows, but {speed.batch_ratio:.2f}x in batches"
+    return Found(
+        name,
+        ok=True,
+        why=why,
+        ratio=round(speed.ratio, 3),
+        ratio_ci=(round(speed.ratio_ci[0], 3), round(speed.ratio_ci[1], 3)),
+        batch_ratio=round(speed.batch_ratio, 3),
+        noise=round(speed.noise, 3),
+        p50_ms=round(speed.p50_ms, 3),
+    )
+
+
+def chosen(found: Mapping[str, Found], default: str) -> str:
+    """The fastest of those that were clearly faster than the default; the default where there is none."""
+    better = [item for item in found.values() if item.ok and not item.why and item.runtime != default]
+    return max(better, key=lambda item: item.ratio or 0.0).runtime if better else default
+
+
+def place(bundle: Bundle) -> Path:
+    """The file with what was measured, by the model's own content and everything that decides its speed here.
+
+    A copy of a bundle, and a version that differs in its report only, shares it.
+    """
+    names = [name for name in bundle.names if name.startswith("onnx/") or name == conformance.FILE]
+    content = {name: bundle.manifest.files[name].sha256 for name in names}
+    machine = {"instructions": instruction_set(), "cores": usable_cores(), "cpu": cpu_model()}
+    libraries = {name: installed(registry.get("runtimes", name).library) for name in present(bundle)}
+    asked = os.environ.get(VARIABLE, "")
+    key = digest({"version": VERSION, "files": content, "machine": machine, "libraries": libraries, "asked": asked})
+    return user_cache("runtimes") / f"{key[:32]}.json"
+
+
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except (PackageNotFoundError, ValueError):
+        return "unknown"
+
+
+def remember(bundle: Bundle, found: Mapping[str, Found]) -> None:
+    """Keep a measurement; concurrent writers replace each other's whole file. Without a disk it is measured again."""
+    content = json.dumps({name: asdict(item) for name, item in found.items()}, indent=1)
+    try:
+        write_atomic(place(bundle), content.encode() + b"\n")
+    except (OSError, StorageError):
+        return
+
+
+def read(fields: Any) -> Found:
+    """A `Found` from its JSON. Raises TypeError where the fields are others."""
+    found = Found(**fields)
+    return found if found.ratio_ci is None else replace(found, ratio_ci=(found.ratio_ci[0], found.ratio_ci[1]))
+
+
+def recall(bundle: Bundle) -> dict[str, Found] | None:
+    """What was measured of this bundle here before; None where nothing was.
+
+    Raises:
+        BundleError: the file is damaged.
+    """
+    path = place(bundle)
+    try:
+        fields = json.loads(path.read_bytes())
+        found = {name: read(item) for name, item in fields.items()}
+        if list(found) != list(present(bundle)) or any(type(item.ok) is not bool for item in found.values()):
+            raise ValueError("other runtimes")
+        return found
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise BundleError(
+            f"the remembered measurement is damaged: {error}", where=str(path), fix="remove it"
+        ) from error
+
+
+def remembered(bundle: Bundle) -> str:
+    """The runtime that `auto` takes: the one that was found to be the fastest here, else the default."""
+    default = default_runtime(bundle)
+    if len(present(bundle)) < 2:
+        return default
+    try:
+        return chosen(recall(bundle) or {}, default)
+    except BundleError:
+        return default
+
+
+def decide(bundle: Bundle, seconds: float = SECONDS, threads: int = 1, progress: Progress = silent) -> str:
+    """The runtime to take, measured now, in a process of its own, where it was not measured before.
+
+    Where there is no choice it costs nothing. `progress` gets a line with the choice and its reason.
+    """
+    default = default_runtime(bundle)
+    if len(present(bundle)) < 2:
+        return default
+    again = ""
+    try:
+        found = recall(bundle)
+    except BundleError:
+        found, again = None, "what was remembered was damaged, so it was measured anew; "
+    if found is None:
+        progress("runtime", 0, 0, note("runtime", "auto", f"measuring {' and '.join(present(bundle))}, once"))
+        found = in_a_child(bundle, seconds, threads)
+    name = chosen(found, default)
+    progress("runtime", 0, 0, note("runtime", name, again + reason(found, name, default)))
+    return name
+
+
+def reason(found: Mapping[str, Found], name: str, default: str) -> str:
+    if name != default and found[name].ratio is None:
+        return f"{default}: {found[default].why}"
+    if name != default:
+        return f"{found[name].ratio:.2f}x as fast as {default} here, remembered"
+    return "; ".join(f"{item.runtime}: {item.why}" for item in found.values() if item.why) or "the default"
+
+
+def in_a_child(bundle: Bundle, seconds: float, threads: int) -> dict[str, Found]:
+    """Measure in a fresh process; when it fails, nothing is known of any runtime but why."""
+    root = str(Path(__file__).parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    command = [sys.executable, "-m", "budwood.engine.runtime_choice", str(bundle.path), str(seconds), str(threads)]
+    surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false"}
+    try:
+        child = subprocess.run(
+            command, env=surroundings, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
+        )
+        return {name: read(item) for name, item in json.loads(child.stdout.splitlines()[-1]).items()}
+    except (subprocess.SubprocessError, ValueError, IndexError) as error:
+        names = present(bundle)
+        found = {name: Found(name, ok=False, why=f"measuring failed: {type(error).__name__}") for name in names[1:]}
+        return {names[0]: Found(names[0], ok=True), **found}
+
+
+def main(arguments: Sequence[str]) -> None:
+    folder, seconds, threads = arguments
+    bundle = Bundle.open(folder, verify=False)
+    found: dict[str, Any] = {
+        name: asdict(item) for name, item in measure_runtimes(bundle, (), float(seconds), int(threads)).items()
+    }
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

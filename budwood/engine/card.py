@@ -96,6 +96,8 @@ class CardFacts:
     pooling: str | None = None
     """How a text encoder's token states become one; None for a model that has none."""
     normalize: bool = False
+    cut: bool = False
+    """Whether channels were cut, so that transformers alone does not load the folder."""
     shrink: ShrinkReport | None = None
     further: Mapping[str, Metric | float] = field(default_factory=dict)
     """Metrics beside those of the draft, with an interval where one is known."""
@@ -327,6 +329,8 @@ def usage(facts: CardFacts) -> str:
 
 def without_budwood(facts: CardFacts) -> list[str]:
     """A program that uses the folder alone, where there is one for this kind of model."""
+    if facts.cut:
+        return [CUT]
     if "torch" in facts.formats and facts.pooling is not None:
         program = TORCH[facts.pooling].format(normalize=NORMALIZE if facts.normalize else "")
         return ["Without Budwood, in this folder, with torch and transformers:", "", *fenced(program, "python")]
@@ -347,5 +351,10 @@ def without_budwood(facts: CardFacts) -> list[str]:
 BACKBONE = (
     "For further training `AutoModelForObjectDetection` loads the folder, or `AutoModel` the backbone where "
     "`detector.safetensors` holds the head."
+)
+CUT = (
+    "Channels of this network were cut, and no configuration describes its shapes: `cuts.json` lists what each module "
+    "keeps. Budwood rebuilds the module from `config.json` and that list; transformers alone refuses the weights. The "
+    "ONNX graph, where there is one, needs neither."
 )
 NORMALIZE = "embedding = torch.nn.functional.normalize(embedding, dim=-1)\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from budwood.core.bundle import Bundle, Metric
+from budwood.core.cut_list import CUTS
 from budwood.core.dataset import Splits
 from budwood.core.page import REPORT
 from budwood.core.report import ShrinkReport
@@ -74,6 +75,7 @@ def release(
         machine=machine,
         pooling=pooling.get("pooling"),
         normalize=pooling.get("normalize", False),
+        cut=CUTS in bundle.manifest.files,
         shrink=shrink,
         further=further(scores, outcome),
         pictures={f"{FOLDER}/{picture.name}.png": picture.title for picture in drawn.values()},

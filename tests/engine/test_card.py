@@ -308,3 +308,11 @@ def test_the_torch_program_runs_in_the_folder(
     for line, answer in zip(shown, answers, strict=True):
         assert line.split()[2] == answer["label"]
         assert float(line.split()[3]) == pytest.approx(answer["score"], abs=1e-5)
+
+
+def test_a_cut_network_is_not_said_to_open_in_transformers() -> None:
+    plain = facts(pipeline_tag="image-classification")
+    assert "AutoModelForImageClassification.from_pretrained" in model_card(draft(), plain)
+    cut = model_card(draft(), facts(pipeline_tag="image-classification", cut=True))
+    assert "from_pretrained" not in cut
+    assert "`cuts.json` lists what each module keeps" in cut

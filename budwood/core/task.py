@@ -257,6 +257,15 @@ class Task(ABC):
         """
         return self.row_scores(answers, rows)
 
+    def paired(self, parent: NDArray[np.float64], child: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Row scores of two models, shape (rows,) each, on the scale that `shrink --max-drop` is meant on.
+
+        The mean difference is the drop. As they are by default: a drop of 0.01 is a point of the headline metric.
+        """
+        return parent, child
+
+    drop_note: ClassVar[str] = ""
+    """What a drop means where it is not points of the headline metric; printed when a search begins."""
     quality_name: ClassVar[str] = ""
     """What `quality` is called where it is not the row score; printed with the differences."""
 

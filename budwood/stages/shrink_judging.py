@@ -11,6 +11,7 @@ from typing import Any
 from budwood.core.bundle import Bundle
 from budwood.core.errors import StepError, UsageError
 from budwood.core.report import Candidate, ShrinkReport, Speed
+from budwood.core.task import Task
 from budwood.engine import search
 from budwood.engine.machine import WATTS_PER_CORE, describe
 from budwood.engine.measure import Scores, candidate, score
@@ -74,7 +75,7 @@ def judge(found: Search) -> Judged:
         n=len(rows),
         seed=work.job.seed,
         machine=describe(),
-        control=None if control_scores is None else of_control(control_scores, scores[PARENT]),
+        control=None if control_scores is None else of_control(found.task, control_scores, scores[PARENT]),
         classes=() if chosen is None else changes(rows, scores[PARENT], scores[chosen.name]),
         validation_rows=len(found.screened),
         openings=opened,
@@ -98,12 +99,15 @@ def verdict_of(
     final = item.name in {one.name for one in settled}
     parent, own = scores[PARENT], scores[item.name]
     comparisons = max(1, len(settled))
-    verdict = non_inferiority(parent.per_row, own.per_row, budget.max_drop, comparisons)
+    verdict = non_inferiority(
+        *found.task.paired(parent.per_row, own.per_row), max_drop=budget.max_drop, comparisons=comparisons
+    )
     result = candidate(item.name, own, speeds[item.name], budget, verdict)
     reasons: list[str] = []
     against: Verdict | None = None
     if needs_control(item) and control is not None:
-        against = non_inferiority(control.per_row, own.per_row, budget.max_drop, comparisons)
+        pair = found.task.paired(control.per_row, own.per_row)
+        against = non_inferiority(*pair, max_drop=budget.max_drop, comparisons=comparisons)
         if against.verdict != "PASS":
             reasons.append(f"against the parent trained on for as long: {against.why}")
     elif needs_control(item) and final:
@@ -146,9 +150,9 @@ def scored(bundle: Bundle, rows: Sequence[Any]) -> Scores:
         return score(predictor, rows, keep_logits=predictor.task.keeps_logits)
 
 
-def of_control(control: Scores, parent: Scores) -> Candidate:
+def of_control(task: Task, control: Scores, parent: Scores) -> Candidate:
     """The control as a row of the report; a gain over the parent says that the parent was not trained to its end."""
-    drop = non_inferiority(parent.per_row, control.per_row, 0.0)
+    drop = non_inferiority(*task.paired(parent.per_row, control.per_row), 0.0)
     return Candidate(
         recipe=CONTROL,
         score=control.value,

@@ -14,16 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from budwood.core.budget import Budget
 from budwood.core.bundle import Bundle, digest
 from budwood.core.dataset import Dataset
 from budwood.core.errors import BudwoodError, BundleError, MissingExtraError, StepError, UsageError
 from budwood.core.report import Candidate, Speed
+from budwood.core.task import Task
 from budwood.engine import search
 from budwood.engine.base_model import import_base
 from budwood.engine.bases import Found
 from budwood.engine.measure import bench
-from budwood.engine.predictor import Predictor
+from budwood.engine.predictor import Predictor, task_of
 from budwood.engine.search import Made, Trial
+from budwood.engine.table import note
 from budwood.stages import choosing
 from budwood.stages import shrink_recipes as recipes
 from budwood.stages.shrink_bench import Bench
@@ -62,7 +65,7 @@ class Search:
         self.explore = self.work.job.explore
 
     @property
-    def budget(self) -> Any:
+    def budget(self) -> Budget:
         return self.work.job.budget
 
     def run(self) -> list[Made]:
@@ -72,6 +75,8 @@ class Search:
             StepError, UsageError: not one could be made.
         """
         first: BudwoodError | None = None
+        if self.task.drop_note:
+            self.work.say("drop", note("drop", f"below {100 * self.budget.max_drop:g} points", self.task.drop_note))
         for rung in (self.smaller, self.quantize, self.cut, self.recover, self.pack):
             try:
                 rung()
@@ -136,9 +141,7 @@ class Search:
     # The work
 
     @property
-    def task(self) -> Any:
-        from budwood.engine.predictor import task_of
-
+    def task(self) -> Task:
         return task_of(self.parent)
 
     def with_first_quantizer(self, trial: Trial) -> Trial:
@@ -203,7 +206,7 @@ class Search:
         if not self.screened:
             return None
         before, after = (row_scores(self.work, item, self.screened) for item in (self.parent, bundle))
-        return search.screen(before, after, self.budget)
+        return search.screen(*self.task.paired(before, after), self.budget)
 
     def race(self, bundles: Mapping[str, Bundle], seconds: float, *, memory: bool) -> dict[str, Speed]:
         minutes = self.work.job.max_minutes

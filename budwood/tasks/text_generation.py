@@ -53,7 +53,6 @@ class TextGeneration(Task):
     learning: ClassVar[str] = "language"
     writes: ClassVar[bool] = True
     default_base: ClassVar[str] = "new:gpt2-mini"
-    no_shrink: ClassVar[str] = "a smaller graph with a cache, and the test that it writes as well, are not built yet"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -201,6 +200,16 @@ class TextGeneration(Task):
     def row_scores(self, answers: Sequence[Answer], rows: Sequence[Row]) -> NDArray[np.float64]:
         """1 / perplexity of each row: the geometric mean of the probabilities of its tokens."""
         return np.asarray([1.0 / answer["perplexity"] for answer in answers])
+
+    drop_note: ClassVar[str] = "a drop of one point is a rise of the perplexity by 1 %, as the mean over rows"
+
+    def paired(self, parent: NDArray[np.float64], child: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The drop is the rise of the log perplexity: 0.01 is 1 % more, whether the parent's is 5 or 50.
+
+        The parent has one half on each row, the child less by the rise, at most one half: both stay in [0, 1].
+        """
+        rise = np.log(parent / child)
+        return np.full_like(rise, 0.5), np.clip(0.5 - rise, 0.0, 1.0)
 
     def metrics(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
         """`perplexity` over all tokens, and `bits_per_character` where rows were measured whole."""

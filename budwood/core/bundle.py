@@ -20,8 +20,11 @@ from budwood.core.dataset import ReadOptions
 from budwood.core.errors import BundleError, NotFoundError
 from budwood.core.formats import deeper_than, open_regular, read_capped
 from budwood.core.opening import check_content, list_files, safe_name
+from budwood.core.packed import SUFFIX as PACKED
+from budwood.core.packed import PackedError, expand_graph
 
 __all__ = [
+    "FORMATS",
     "MANIFEST",
     "SCHEMA_VERSION",
     "Bundle",
@@ -43,8 +46,9 @@ FORMATS = {
     "torch": "model.safetensors",
     "onnx": "onnx/model.onnx",
     "onnx-int8": "onnx/model_quantized.onnx",
+    "onnx-q4": "onnx/model_q4.onnx",
 }
-"""Format name to the file whose presence means that the bundle has it."""
+"""Format name to the file whose presence means that the bundle has it; a graph may be packed (`….onnx.packed`)."""
 
 
 class Record(BaseModel):
@@ -214,7 +218,13 @@ class Bundle:
 
     @property
     def formats(self) -> frozenset[str]:
-        return frozenset(name for name, file in FORMATS.items() if file in self.manifest.files)
+        return frozenset(name for name in FORMATS if self.stored(name))
+
+    def stored(self, format: str) -> str:
+        """The name of the file that holds a format, plain or packed; empty when none does."""
+        plain = FORMATS.get(format, "")
+        packed = plain + PACKED if plain.endswith(".onnx") else ""
+        return next((name for name in (plain, packed) if name in self.manifest.files), "")
 
     def file(self, name: str) -> Path:
         """The path of a file that the manifest lists. Raises BundleError when it lists none of that name."""
@@ -223,24 +233,40 @@ class Bundle:
         return self.path / name
 
     def model_file(self, format: str) -> Path:
-        """The model's file in a format (`torch`, `onnx`, `onnx-int8`). Raises BundleError when there is none."""
+        """The file of one of the `FORMATS`. Raises BundleError when there is none."""
         if format not in self.formats:
             raise BundleError(
                 f"the bundle has no {format} model",
                 where=str(self.path),
                 fix=f"it has: {', '.join(sorted(self.formats)) or 'none'}; see `budwood export --help`",
             )
-        return self.path / FORMATS[format]
+        name = self.stored(format)
+        if name.endswith(PACKED):
+            raise BundleError(
+                f"the {format} model is packed",
+                where=str(self.path / name),
+                fix=f"take the bundle that it was made from, {(self.parent or 'unknown')[:12]}; or serve it as it is",
+            )
+        return self.path / name
 
     def read_model(self, format: str) -> bytes:
-        """The bytes of the model in a format, checked once more. Raises BundleError as `model_file` and `read` do."""
-        return self.read(self.model_file(format).relative_to(self.path).as_posix())
+        """The bytes of the model in a format, checked once more; a packed one is expanded, and what it gives checked.
+
+        Raises BundleError as `model_file` and `read` do, and where a packed file holds no graph that a bundle may have.
+        """
+        name = self.stored(format)
+        if not name.endswith(PACKED):
+            return self.read(self.model_file(format).relative_to(self.path).as_posix())
+        try:
+            return expand_graph(self.read(name))
+        except PackedError as error:
+            raise BundleError(f"{name} {error}", where=str(self.path / name), fix=RESTORE) from error
 
     @property
     def serving_bytes(self) -> int:
-        """Size of what a server loads: the smallest graph plus the small files, without the float originals."""
+        """Size on disk of what a server loads: the smallest graph plus the small files, without the float originals."""
         sizes = {name: item.bytes for name, item in self.manifest.files.items()}
-        graphs = [sizes[FORMATS[name]] for name in self.formats - {"torch"}] or [sizes.get(FORMATS["torch"], 0)]
+        graphs = [sizes[self.stored(name)] for name in self.formats - {"torch"}] or [sizes.get(FORMATS["torch"], 0)]
         small = sum(size for name, size in sizes.items() if name in SERVED)
         return min(graphs) + small
 

@@ -18,6 +18,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from budwood.core.errors import BundleError
+from budwood.core.packed import MAX_START, PackedError, read_header
+from budwood.core.packed import SUFFIX as PACKED
 from budwood.core.wire import scan_onnx
 
 __all__ = ["CHECKS", "deeper_than", "load_json", "open_regular", "read_capped", "refuse"]
@@ -279,6 +281,15 @@ def check_onnx(path: Path, name: str) -> None:
         raise refuse(path, f"{name} {problem}")
 
 
+def check_packed(path: Path, name: str) -> None:
+    """A packed graph whose header agrees with its size. What it expands to is checked when it is loaded."""
+    with open_regular(path) as file:
+        try:
+            read_header(file.read(MAX_START), os.fstat(file.fileno()).st_size)
+        except PackedError as error:
+            raise refuse(path, f"{name} {error}") from error
+
+
 def check_svg(path: Path, name: str) -> None:
     """A drawing without scripts, foreign objects, entities, or references to anything outside the file."""
     text = decode(path, name, read_capped(path, name))
@@ -347,6 +358,7 @@ CHECKS: dict[str, Callable[[Path, str], None]] = {
     ".json": check_json,
     ".safetensors": check_safetensors,
     ".onnx": check_onnx,
+    PACKED: check_packed,
     ".md": check_text,
     ".txt": check_text,
     ".svg": check_svg,

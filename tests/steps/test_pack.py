@@ -1,0 +1,97 @@
+"""Packing a bundle's graph: smaller, served as before, and honest where float weights changed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from budwood.core import registry
+from budwood.core.bundle import Bundle
+from budwood.core.errors import StepError, UsageError
+from budwood.core.step import Context
+from budwood.engine import conformance
+from budwood.engine.predictor import Predictor
+
+Pack = registry.get("steps/shrink", "pack")
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Bundle:
+    """A bundle whose graph has two thousand weights, with golden rows."""
+    plain = tiny.bundle(tmp_path / "plain")
+    with_outputs = Predictor.open(plain)
+    inputs = conformance.choose(with_outputs.task, tiny.rows())
+    outputs = with_outputs.outputs(conformance.parsed(with_outputs.task, {"inputs": inputs}))
+
+    def write(folder: Path) -> None:
+        tiny.write_files(folder)
+        conformance.write(folder, inputs, outputs, conformance.FLOAT_TOLERANCE)
+
+    return Bundle.create(tmp_path / "parent", tiny.draft(), write)
+
+
+def made(parent: Bundle, tmp_path: Path, name: str = "child", **changes: object) -> Bundle:
+    return Pack(**changes).apply(parent, Context(out=tmp_path / name, work=tmp_path / "work"))
+
+
+def logits(bundle: Bundle) -> np.ndarray:
+    return np.asarray(Predictor.open(bundle, "onnxruntime").outputs(tiny.rows())["logits"])
+
+
+def test_the_child_is_smaller_and_answers_within_its_tolerance(parent: Bundle, tmp_path: Path) -> None:
+    child = made(parent, tmp_path)
+    report = child.manifest.report["packed"]
+    assert child.formats == {"onnx"}
+    assert "onnx/model.onnx.packed" in child.names
+    assert "model.safetensors" not in child.names
+    assert child.manifest.files["onnx/model.onnx.packed"].bytes == report["bytes"] < report["expanded_bytes"]
+    assert report["expanded_bytes"] == parent.manifest.files["onnx/model.onnx"].bytes
+    assert 0 < report["difference"] < report["tolerance"]
+    assert report["load_seconds"] > 0
+    assert conformance.check(Predictor.open(child, "onnxruntime"), child) <= report["tolerance"]
+    np.testing.assert_allclose(logits(child), logits(parent), atol=report["tolerance"])
+
+
+def test_at_32_bits_not_a_byte_changes(parent: Bundle, tmp_path: Path) -> None:
+    child = made(parent, tmp_path, bits=32)
+    assert child.read_model("onnx") == parent.read_model("onnx")
+    assert child.manifest.report["packed"]["difference"] is None
+    assert conformance.read(child)["tolerance"] == conformance.FLOAT_TOLERANCE
+
+
+def test_an_integer_graph_keeps_every_byte(parent: Bundle, tmp_path: Path) -> None:
+    context = Context(out=tmp_path / "int8", work=tmp_path / "work")
+    int8 = registry.get("steps/shrink", "quantize_dynamic")().apply(parent, context)
+    child = made(int8, tmp_path)
+    assert child.formats == {"onnx-int8"}
+    assert child.read_model("onnx-int8") == int8.read_model("onnx-int8")
+    assert child.serving_bytes < int8.serving_bytes
+
+
+def test_what_cannot_be_packed_says_why(parent: Bundle, tmp_path: Path) -> None:
+    child = made(parent, tmp_path)
+    with pytest.raises(StepError, match="packed already"):
+        made(child, tmp_path, "again")
+    with pytest.raises(StepError, match="no graph"):
+        made(tiny.small_bundle(tmp_path / "small"), tmp_path, "none")
+    with pytest.raises(UsageError, match="bits"):
+        made(parent, tmp_path, "bits", bits=12)
+
+
+def test_a_packed_bundle_is_served_without_onnx_and_torch(parent: Bundle, tmp_path: Path) -> None:
+    child = made(parent, tmp_path)
+    program = (
+        "import sys\n"
+        "from budwood.core.bundle import Bundle\n"
+        "from budwood.engine.predictor import Predictor\n"
+        f"found = Predictor.open(Bundle.open({str(child.path)!r}), 'onnxruntime')\n"
+        "print(found.predict([{'text': 'I want my money back.'}])[0]['label'])\n"
+        "print(sorted({'onnx', 'torch', 'transformers', 'scipy', 'sklearn'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    label, heavy = done.stdout.split("\n")[:2]
+    assert label in tiny.LABELS
+    assert heavy == "[]"

@@ -139,7 +139,8 @@ def dense_control(found: Search) -> Bundle | None:
     work = found.work
     try:
         with work.stage(CONTROL):
-            return work.make(found.parent, recipes.dense_control(), found.rows, seconds=found.share(), task=found.task)
+            steps = recipes.dense_control(found.anatomy)
+            return work.make(found.parent, steps, found.rows, seconds=found.share(), task=found.task)
     except (StepError, UsageError) as error:
         work.say(CONTROL, f"the parent could not be trained on: {error.cause}")
         return None

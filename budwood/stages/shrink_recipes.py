@@ -80,7 +80,8 @@ def cuts(parent: Bundle, anatomy: Anatomy, shares: tuple[float, ...] = SHARES) -
         if anatomy.layers >= 2:
             kept = max(1, round(anatomy.layers * share))
             if kept < anatomy.layers:
-                yield cut(f"layers-{kept}", step("drop_layers")(layers=kept), share)
+                kind = "drop_layers_language" if anatomy.writes else "drop_layers"
+                yield cut(f"layers-{kept}", step(kind)(layers=kept), share)
         elif anatomy.convolves and find_spec("torch_pruning") is not None:
             yield cut(f"channels-{share:g}", step("prune_channels")(macs=share), share)
     if anatomy.layers and not anatomy.writes:
@@ -89,7 +90,9 @@ def cuts(parent: Bundle, anatomy: Anatomy, shares: tuple[float, ...] = SHARES) -
 
 
 def cut(name: str, made: Any, share: float) -> Trial:
-    return Trial(name, 3, (made, ONNX), (replace(made, epochs=0), ONNX), share=share)
+    """A candidate of one trained step, with a graph: some steps write it themselves."""
+    graph = () if "onnx" in made.gives else (ONNX,)
+    return Trial(name, 3, (made, *graph), (replace(made, epochs=0), *graph), share=share)
 
 
 def with_quantizer(trial: Trial, suffix: str, quantizer: Step) -> Trial:
@@ -116,8 +119,10 @@ def packed(trial: Trial) -> Trial:
     return replace(trial, name=f"{trial.name}+packed", rung=6, steps=(*trial.steps, step("pack")()))
 
 
-def dense_control() -> tuple[Step, ...]:
+def dense_control(anatomy: Anatomy) -> tuple[Step, ...]:
     """What every trained candidate is held against: the uncut parent, trained on in the same way for as long."""
+    if anatomy.writes:
+        return (registry.get("steps/adapt", "language")(method="full"),)
     return (step("train_on")(), ONNX)
 
 

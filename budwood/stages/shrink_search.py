@@ -25,6 +25,7 @@ from budwood.engine.base_model import import_base
 from budwood.engine.bases import Found
 from budwood.engine.measure import bench
 from budwood.engine.predictor import Predictor, task_of
+from budwood.engine.runtime_choice import measure_runtimes, present
 from budwood.engine.search import Made, Trial
 from budwood.engine.table import note
 from budwood.stages import choosing
@@ -37,6 +38,7 @@ PARENT = "parent"
 RACE_SECONDS = 20.0
 """Of the race that is reported; those before it take a fifth."""
 GLANCE_SECONDS = 4.0
+RUNTIME_SECONDS = 3.0
 RESERVE = 45.0
 """Seconds that the last race and the test need, at most a fifth of those granted; training ends before."""
 TRAINED_FITS = 2
@@ -77,6 +79,7 @@ class Search:
         first: BudwoodError | None = None
         if self.task.drop_note:
             self.work.say("drop", note("drop", f"below {100 * self.budget.max_drop:g} points", self.task.drop_note))
+        self.other_runtimes()
         for rung in (self.smaller, self.quantize, self.cut, self.recover, self.pack):
             try:
                 rung()
@@ -97,6 +100,17 @@ class Search:
         return self.made
 
     # The rungs
+
+    def other_runtimes(self) -> None:
+        """The parent as it is on the other runtimes that are here: what costs nothing, and the peer of every figure."""
+        names = (*present(self.parent), "torch")
+        with self.work.stage("runtimes"):
+            found = measure_runtimes(self.parent, self.screened, RUNTIME_SECONDS, runtimes=names)
+        for name in names[1:]:
+            item = found[name]
+            why = item.why or f"nothing but another runtime: serve {self.work.job.entry.name} --runtime {name}"
+            measured = {"p50_ms": item.p50_ms, "ratio": item.ratio, "ratio_ci": item.ratio_ci, "noise": item.noise}
+            self.left_out.append(Candidate(recipe=f"runtime {name}", rung=0, why=why, **measured))  # type: ignore[arg-type]
 
     def smaller(self) -> None:
         """Smaller pretrained bases, adapted as the parent was: what has to be beaten by any cut."""
@@ -125,6 +139,8 @@ class Search:
 
     def recover(self) -> None:
         """Where nothing but the rounding costs too much: trained on for it."""
+        if self.anatomy.writes:
+            return
         lost = [item for item in self.made if item.trial.rung in (2, 4) and self.loses_by_rounding(item)]
         for item in lost[:1]:
             self.try_trained([recipes.aware(item.trial)])

@@ -16,6 +16,7 @@ from budwood.engine.plot import pareto
 from budwood.engine.predictor import task_of
 from budwood.engine.release import release
 from budwood.engine.report_plots import Compared
+from budwood.engine.runtime_choice import measure_runtimes
 from budwood.engine.search import Made
 from budwood.engine.threads import share_cores
 from budwood.engine.unlabelled import read_unlabelled
@@ -54,6 +55,8 @@ def run(job: Job, store: Store, progress: Progress) -> Shrunk:
         published, plot = None, next(path for path in plots if path.suffix == ".svg")
         if judged.chosen is not None:
             published = publish(work, store, judged, judged.chosen)
+            with work.stage("runtimes"):  # `serve --runtime auto` finds what is remembered of the model's content
+                measure_runtimes(judged.chosen.bundle, splits.test.rows[:64])
             plot = published.bundle.path / plot.name
     return Shrunk(
         report=judged.report,

@@ -58,7 +58,7 @@ class Step(ABC):
     name: ClassVar[str]
     """The folder and the file: `adapt.head`, `shrink.quantize_dynamic`."""
     takes: ClassVar[frozenset[str]]
-    """The formats that the parent must have: `torch`, `onnx`, `onnx-int8`."""
+    """The formats that the parent must have: `torch`, `onnx`, `onnx-int8`, `onnx-q4`."""
     gives: ClassVar[frozenset[str]]
     """The formats that the child has."""
     tasks: ClassVar[frozenset[str]] = frozenset()

@@ -4,17 +4,21 @@ Use it where a generator is quantized. The vocabulary's weights stand in the gra
 product; here both read one table of 8-bit blocks, because a wrong word costs more than a wrong weight inside.
 """
 
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
+from budwood.core import registry
 from budwood.core.errors import StepError
+from budwood.core.task import Arrays
+from budwood.engine.weight_rounding import in_blocks, rounded
 
-__all__ = ["Weights", "quantize_decoder"]
+__all__ = ["Weights", "input_moments", "quantize_decoder"]
 
 FUSED, GATHER = "com.microsoft", "GatherBlockQuantized"
 INT8_ACCURACY = 4
@@ -25,28 +29,26 @@ Weights = Literal["int8", "blocks-8", "blocks-4"]
 `blocks-8`, `blocks-4`: one scale for each block of weights, the fastest for a single text."""
 
 
-class Blocks(NamedTuple):
-    """A matrix as whole numbers with a scale for each block of inputs."""
-
-    packed: NDArray[np.uint8]
-    """(outputs, blocks, block * bits / 8)."""
-    scales: NDArray[np.float32]
-    """(outputs, blocks)."""
-    zeros: NDArray[np.uint8]
-    """(outputs, blocks * bits / 8, rounded up): the number that stands for 0."""
-
-
-def quantize_decoder(source: Path, target: Path, weights: Weights, block: int = 32, reduce_range: bool = False) -> int:
+def quantize_decoder(
+    source: Path,
+    target: Path,
+    weights: Weights,
+    *,
+    block: int = 32,
+    reduce_range: bool = False,
+    moments: Mapping[str, NDArray[Any]] | None = None,
+) -> int:
     """Write the float decoder graph of `source` with quantized weights to `target`. Gives how many products it has.
 
     Args:
         block: inputs that share a scale, a power of two from 16; of the vocabulary too.
         reduce_range: 7 of 8 bits for `int8`, where the CPU's sums of 8-bit products overflow.
+        moments: what `input_moments` gave for this graph; 4-bit weights are then rounded for these inputs.
 
     Raises:
-        StepError: the graph has no matrix product with weights.
+        StepError: the graph has no matrix product with weights, or a weight is no number.
     """
-    graph = Rewriter(onnx.load(str(source)))
+    graph = Rewriter(onnx.load(str(source)), moments or {})
     count = graph.rewrite(weights, block, reduce_range)
     if not count:
         raise StepError("the graph has no matrix product with weights to quantize", where=str(source))
@@ -54,11 +56,38 @@ def quantize_decoder(source: Path, target: Path, weights: Weights, block: int = 
     return count
 
 
+def input_moments(source: Path, batches: Iterable[Arrays]) -> dict[str, NDArray[np.float32]]:
+    """For each product's weights, the sums of products of the inputs that it got: (inputs, inputs).
+
+    Args:
+        batches: inputs of the graph; columns that `attention_mask` leaves out do not count.
+    """
+    model = onnx.load(str(source))
+    known = {item.name for item in model.graph.initializer}
+    places = {node.input[1]: node.input[0] for node in model.graph.node if is_inner_product(node, known)}
+    wanted = sorted(set(places.values()))
+    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted)
+    runtime = registry.get("runtimes", "onnxruntime")(model.SerializeToString())
+    sums = dict.fromkeys(wanted, np.float32(0))
+    for batch in batches:
+        outputs = runtime.run(batch)
+        there = batch["attention_mask"].astype(bool)
+        for name in wanted:
+            states = outputs[name].reshape(*there.shape, -1)[there]
+            sums[name] = sums[name] + states.T @ states
+    runtime.close()
+    return {weights: np.asarray(sums[states], np.float32) for weights, states in places.items()}
+
+
+def is_inner_product(node: onnx.NodeProto, weights: Container[str]) -> bool:
+    return node.op_type in ("MatMul", "Gemm") and node.input[1] in weights and "logits" not in node.output
+
+
 class Rewriter:
     """One graph that is changed in place."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model, self.graph = model, model.graph
+    def __init__(self, model: onnx.ModelProto, moments: Mapping[str, NDArray[Any]]) -> None:
+        self.model, self.graph, self.moments = model, model.graph, moments
         self.weights = {item.name: item for item in model.graph.initializer}
         # A product with weights that are also looked up has them transposed.
         turned = (node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in self.weights)
@@ -129,7 +158,7 @@ class Rewriter:
     def table(self, name: str, matrix: NDArray[np.float32], block: int, bits: int) -> list[str]:
         """The names of a matrix's blocks, scales and zeros, made once for all that use it."""
         if name not in self.tables:
-            found = in_blocks(matrix, block, bits)._asdict()
+            found = in_blocks(matrix, block, bits, self.moments.get(name))._asdict()
             self.tables[name] = [self.add(f"{name}.{part}", found[part]) for part in found]
         return self.tables[name]
 
@@ -140,9 +169,9 @@ class Rewriter:
         if values.shape[1] % block:  # the lookup takes whole blocks only
             self.nodes.append(node)
             return
-        packed, scales, zeros = self.table(name, values, block, 8)
+        numbers, scales, zeros = self.table(name, values, block, 8)
         shape = self.add(f"{name}.shape", np.asarray(values.shape, np.int64))
-        self.nodes.append(helper.make_node("Reshape", [packed, shape], [f"{name}.rows"]))
+        self.nodes.append(helper.make_node("Reshape", [numbers, shape], [f"{name}.rows"]))
         inputs = [f"{name}.rows", node.input[1], scales, zeros]
         sizes = {"bits": 8, "block_size": block, "quantize_axis": 1, "gather_axis": 0}
         self.replace(helper.make_node("Gather", inputs[:2], node.output, name=node.name), GATHER, inputs, **sizes)
@@ -155,35 +184,3 @@ class Rewriter:
         del self.graph.node[:], self.graph.initializer[:]
         self.graph.node.extend(nodes)
         self.graph.initializer.extend(item for name, item in self.weights.items() if name in read)
-
-
-def rounded(matrix: NDArray[np.float32], largest: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Whole numbers between -`largest` and `largest`, and a scale for each column."""
-    scales = np.abs(matrix).max(axis=0) / largest
-    scales[scales == 0] = 1
-    return np.round(matrix / scales).astype(np.int8), scales.astype(np.float32)
-
-
-def in_blocks(matrix: NDArray[np.float32], block: int, bits: int) -> Blocks:
-    """The rows of a matrix (outputs, inputs) in blocks, each from its least to its largest weight, 0 among them."""
-    outputs, width = matrix.shape
-    count = -(-width // block)
-    padded = np.zeros((outputs, count * block), np.float32)
-    padded[:, :width] = matrix
-    parts = padded.reshape(outputs, count, block)
-    low, high = np.minimum(parts.min(axis=2), 0), np.maximum(parts.max(axis=2), 0)
-    scales = (high - low) / (2**bits - 1)
-    scales[scales == 0] = 1
-    zeros = np.round(-low / scales)
-    numbers = np.round(parts / scales[..., None]) + zeros[..., None]
-    numbers = np.clip(numbers, 0, 2**bits - 1).astype(np.uint8)
-    return Blocks(pairs(numbers, bits), scales.astype(np.float32), pairs(zeros.astype(np.uint8), bits))
-
-
-def pairs(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Two numbers of 4 bits in each byte of the last axis, the first in the lower half; those of 8 bits as they are."""
-    if bits == 8:
-        return numbers
-    if numbers.shape[-1] % 2:
-        numbers = np.concatenate([numbers, np.zeros_like(numbers[..., :1])], axis=-1)
-    return np.asarray(numbers[..., 0::2] | (numbers[..., 1::2] << 4), np.uint8)

@@ -29,23 +29,19 @@ class Onnx(Step):
     gives: ClassVar[frozenset[str]] = frozenset({"torch", "onnx"})
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
-        from budwood.engine.onnx_graph import export_graph, fuse
-
         golden = golden_inputs(parent, context)
         reference = Predictor.open(parent, "torch")
         rows = conformance.parsed(reference.task, golden)
         golden["outputs"] = reference.outputs(rows)
         draft_path = context.work / "model.onnx"
         context.work.mkdir(parents=True, exist_ok=True)
-        model = reference.task.traceable(parent.path)
-        export_graph(model, sample_of(reference, model, rows), getattr(model, "outputs", OUTPUTS), draft_path)
         report: dict[str, Any] = {"tolerance": conformance.FLOAT_TOLERANCE, "golden_rows": len(rows)}
-        plain = draft_path.read_bytes()
-        if self.fuse and getattr(model, "fusible", True):
-            report["fused"] = fuse(draft_path, model.encoder.config)
-            if not differs(reference, draft_path, golden) <= conformance.FLOAT_TOLERANCE:
-                draft_path.write_bytes(plain)
-                report["fused"] = {}
+        if reference.task.writes:
+            from budwood.engine.causal_graph import export_causal_graph
+
+            export_causal_graph(parent.path, draft_path)
+        else:
+            report["fused"] = self.trace(reference, parent, golden, draft_path)
         report["difference"] = differs(reference, draft_path, golden)
         conformance.demand(report["difference"], conformance.FLOAT_TOLERANCE, "the ONNX graph")
 
@@ -60,6 +56,22 @@ class Onnx(Step):
         child = Bundle.create(context.out, draft, write)
         draft_path.unlink()
         return child
+
+    def trace(self, reference: Predictor, parent: Bundle, golden: dict[str, Any], path: Path) -> dict[str, int]:
+        """Write the graph of a model that answers in one pass. Gives how many parts of it were fused, by their kind."""
+        from budwood.engine.onnx_graph import export_graph, fuse
+
+        model = reference.task.traceable(parent.path)
+        sample = sample_of(reference, model, conformance.parsed(reference.task, golden))
+        export_graph(model, sample, getattr(model, "outputs", OUTPUTS), path)
+        if not self.fuse or not getattr(model, "fusible", True):
+            return {}
+        plain = path.read_bytes()
+        fused = fuse(path, model.encoder.config)
+        if differs(reference, path, golden) <= conformance.FLOAT_TOLERANCE:
+            return fused
+        path.write_bytes(plain)
+        return {}
 
 
 def golden_inputs(parent: Bundle, context: Context) -> dict[str, Any]:

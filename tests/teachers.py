@@ -1,5 +1,6 @@
 """Small adapted models that tests distil from; float weights only, so they are made in a second or two."""
 
+import hashlib
 from pathlib import Path
 
 import pictures
@@ -30,10 +31,10 @@ def texts(folder: Path, tiny_bert: Path) -> Bundle:
 
 def images(folder: Path, network: str) -> tuple[Bundle, Splits]:
     """A classifier of images of one of `pictures.CONFIGS`, and its rows."""
+    scenes = [(label, 20 * number + index) for number, label in enumerate(pictures.COLOURS) for index in range(12)]
+    files = [(pictures.encoded(pictures.scene(*scene)), scene[0]) for scene in scenes]
     rows: list[Row] = [
-        {"image": pictures.encoded(pictures.scene(label, 20 * number + index)), "label": label}
-        for number, label in enumerate(pictures.COLOURS)
-        for index in range(12)
+        {"image": content, "sha256": hashlib.sha256(content).hexdigest(), "label": label} for content, label in files
     ]
     splits = Splits(*(Dataset.of(part, "tiny") for part in (rows[0::2], rows[1::4], rows[3::4])), seed=0)
     return adapted(folder, pictures.base(folder / "base", network), "image_classification", splits), splits

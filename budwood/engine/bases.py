@@ -14,7 +14,7 @@ from typing import Any
 from budwood.core.commit import staged
 from budwood.core.errors import NotFoundError, UsageError
 
-__all__ = ["Found", "Known", "catalogue", "find_base", "packaged"]
+__all__ = ["Found", "Known", "catalogue", "find_base", "find_here", "packaged"]
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 FETCHED = ["*.json", "model*.safetensors", "*.txt", "*.model", "README.md"]
@@ -118,6 +118,25 @@ def find_base(base: str, default: str, cache: Path, task: str) -> Found:
     if base.startswith((".", "/", "~")) or not HUB_NAME.fullmatch(base):
         raise NotFoundError("there is no such base model folder", where=base, fix="check the path given to --base")
     return Found(fetch(base), base, f"{why}; from the hub")
+
+
+def find_here(base: str, cache: Path) -> Found:
+    """A base that is on this machine already: a folder, or an entry of the catalogue in an installed package.
+
+    Raises:
+        NotFoundError: it is neither; nothing is fetched.
+    """
+    if base and Path(base).is_dir():
+        return Found(Path(base), base, "asked for")
+    known = next((item for item in catalogue().values() if base and base in (item.name, item.hub)), None)
+    folder = None if known is None else packaged(known) or converted(known, cache)
+    if known is None or folder is None:
+        raise NotFoundError(
+            f"there is no model {base!r} on this machine",
+            where="the student",
+            fix=known.install if known is not None and known.install else "pass the folder of a transformers model",
+        )
+    return Found(folder, known.hub or known.name, f"asked for: {known.about}; from an installed package", known.license)
 
 
 def fetch(name: str, install: str = "") -> Path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from budwood.core.bundle import Bundle
 from budwood.core.errors import StepError
 from budwood.core.step import Context
-from budwood.core.task import Task
+from budwood.core.task import Encoder, Task
 from budwood.engine import graft
 from budwood.engine.predictor import task_of
 
@@ -149,6 +149,7 @@ def distil(
     what: str,
     *,
     after_step: Callable[[Any, int, int], None] | None = None,
+    teacher_encoder: Encoder | None = None,
 ) -> "Trained":
     """Train the lesson's model in place by its teacher, on its train rows and on `context.unlabelled`.
 
@@ -161,6 +162,7 @@ def distil(
         teacher: a module with the same outputs in the same order (`same_order`), in evaluation mode.
         what: what is being done, for the progress.
         after_step: called with the student, the number of updates so far and those in all, after each update.
+        teacher_encoder: how the teacher reads rows, where not as the student does.
 
     Raises:
         StepError: the loss is not finite.
@@ -175,7 +177,7 @@ def distil(
         return Trained(0, None, (), 0.0, "finished")
     began = monotonic()
     freeze_lookups(studied.model)
-    examples = Examples(studied, context)
+    examples = Examples(studied, context, teacher_encoder)
     per_epoch = examples.steps(settings.batch_size)
     epochs = settings.epochs or epochs_for(per_epoch, 6, 40)
     plan = Plan(epochs, per_epoch, settings.learning_rate, seed=context.seed)
@@ -184,7 +186,9 @@ def distil(
         return examples.batches(settings.batch_size, context.seed, epoch)
 
     with Objective.of(studied.model, teacher, examples, settings, context.progress) as loss:
-        left = None if context.seconds is None else max(1.0, context.seconds - (monotonic() - began))
+        # However long the teacher took to answer, the student gets half of the time at least.
+        granted = context.seconds
+        left = None if granted is None else max(granted / 2, granted - (monotonic() - began))
         return train(
             studied.model,
             within(plan, left, studied.model, batches, loss, context.work),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from budwood.core.step import Context, Progress
-from budwood.core.task import Task
+from budwood.core.task import Encoder, Task
 from budwood.engine.batching import Rows
 from budwood.engine.distilling import NUMBERS, Distilling, soft_kind, soft_loss
 from budwood.engine.fine_tune import validation_score
@@ -24,7 +24,9 @@ from budwood.engine.predictor import batches as by_length
 
 __all__ = ["Examples", "Guide", "Objective", "States"]
 
-Batch = tuple[dict[str, Tensor], list[int]]
+Inputs = dict[str, Tensor]
+Batch = tuple[Inputs, list[int], list[int]]
+"""What the student reads, the numbers of the rows, and the seed of their variation."""
 ASKED = 64
 """Rows about which the teacher is asked together."""
 
@@ -32,10 +34,13 @@ ASKED = 64
 class Examples:
     """The train rows with their targets, then the rows without a label."""
 
-    def __init__(self, studied: Lesson, context: Context) -> None:
+    def __init__(self, studied: Lesson, context: Context, teacher_encoder: Encoder | None = None) -> None:
         task = self.task = studied.task
         self.studied = studied
-        self.rows = Rows(task, studied.encoder, studied.splits.train.rows, context.unlabelled)
+        labelled, more = studied.splits.train.rows, context.unlabelled
+        self.rows = Rows(task, studied.encoder, labelled, more)
+        self.shown = self.rows if teacher_encoder is None else Rows(task, teacher_encoder, labelled, more)
+        """The rows as the teacher reads them."""
         self.held = Rows(task, studied.encoder, studied.splits.validation.rows)
         self.targets = self.rows.targets
         self.kind = soft_kind(task, self.targets)
@@ -49,13 +54,18 @@ class Examples:
         return self.rows.steps(size)
 
     def batches(self, size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        """Inputs and row numbers; the same ones for the same seed and epoch."""
+        """The same ones for the same seed and epoch."""
         for index, numbers in enumerate(self.rows.epoch(size, seed, epoch)):
-            random = np.random.default_rng([seed, epoch, index]) if self.varies else None
-            yield self.rows.batch(numbers, random), numbers
+            drawn = [seed, epoch, index]
+            yield self.rows.batch(numbers, self.random(drawn)), numbers, drawn
 
-    def plain(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        return self.rows.batch(numbers)
+    def random(self, drawn: list[int]) -> np.random.Generator | None:
+        return np.random.default_rng(drawn) if self.varies else None
+
+    def to_teacher(self, batch: Batch) -> Inputs:
+        """The same rows as the teacher reads them, varied by the same random numbers."""
+        inputs, numbers, drawn = batch
+        return inputs if self.shown is self.rows else self.shown.batch(numbers, self.random(drawn))
 
     def groups(self) -> list[list[int]]:
         """All row numbers in batches of like length."""
@@ -86,14 +96,14 @@ class Guide:
     """The teacher's `logits` and `embedding` for a batch: asked once about every row, or `live` about each batch."""
 
     def __init__(self, teacher: Any, examples: Examples, *, live: bool, progress: Progress) -> None:
-        self.teacher = teacher.eval()
+        self.teacher, self.examples = teacher.eval(), examples
         self.kept = None if live else self.answers(examples, progress)
 
-    def __call__(self, inputs: dict[str, Tensor], numbers: Sequence[int]) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
         if self.kept is not None:
-            return {name: value[numbers] for name, value in self.kept.items()}
+            return {name: value[batch[1]] for name, value in self.kept.items()}
         with torch.no_grad():
-            outputs = self.teacher(**inputs)
+            outputs = self.teacher(**self.examples.to_teacher(batch))
         return {name: outputs[name] for name in ("logits", "embedding")}
 
     def answers(self, examples: Examples, progress: Progress) -> dict[str, Tensor]:
@@ -103,7 +113,7 @@ class Guide:
             progress("asking the teacher", len(order), len(examples), "")
             order.extend(numbers)
             with torch.no_grad():
-                outputs = self.teacher(**examples.plain(numbers))
+                outputs = self.teacher(**examples.shown.batch(numbers))
             for name, found in parts.items():
                 found.append(outputs[name])
         back = torch.from_numpy(np.argsort(np.asarray(order)))
@@ -153,9 +163,8 @@ class Objective:
             yield cls(examples, Guide(teacher, examples, live=live, progress=progress), states, settings)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        inputs, numbers = batch
-        outputs, wanted = model(**inputs), self.guide(inputs, numbers)
-        hard, share = hard_share(self.examples, outputs, numbers)
+        outputs, wanted = model(**batch[0]), self.guide(batch)
+        hard, share = hard_share(self.examples, outputs, batch[1])
         weight = self.settings.hard * share
         total = (1 - weight) * self.examples.soft(outputs["logits"], wanted["logits"], self.settings.temperature)
         if share:

@@ -4,19 +4,15 @@ The variant is chosen by the instruction set. Without VNNI the 16-bit sums of AV
 (`reduce_range`); per-channel scales keep the encoder's answers close (cosine 0.99 instead of 0.96).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
-import numpy as np
-
-from budwood.core import registry
 from budwood.core.bundle import Bundle
-from budwood.core.errors import StepError, require
+from budwood.core.errors import StepError
 from budwood.core.step import Context, Step
-from budwood.engine import conformance, graft
-from budwood.engine.machine import instruction_set
-from budwood.engine.predictor import Predictor, task_of
+from budwood.engine import quantization
+from budwood.engine.predictor import task_of
 
 __all__ = ["QuantizeDynamic"]
 
@@ -29,52 +25,62 @@ class QuantizeDynamic(Step):
     per_channel: bool = True
     reduce_range: bool | None = None
     """None: only where the CPU lacks VNNI."""
+    keep_float: tuple[str, ...] = ()
+    """Layers that stay in float, by the names of their nodes."""
+    most_noise: float = 0.25
+    """Change of the logits on training rows, as a share of their own deviation between rows, above which the layers
+    that lose most stay in float."""
 
     name: ClassVar[str] = "shrink.quantize_dynamic"
     takes: ClassVar[frozenset[str]] = frozenset({"onnx"})
     gives: ClassVar[frozenset[str]] = frozenset({"onnx-int8"})
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
+        from budwood.engine import quantized_graph as graphs
+
+        if task_of(parent).writes:
+            return self.decoder(parent, context)
+        model = quantization.float_source(parent, self.name)
+        context.work.mkdir(parents=True, exist_ok=True)
+        every = graphs.dynamic_layers(model)
+        if not every:
+            raise StepError(
+                "the graph has no matrix product that can be quantized at run time",
+                where=self.name,
+                fix="convolutions need fixed ranges: shrink.quantize_static",
+            )
+        kept = quantization.check_names(self.keep_float, every, self.name)
+        reduced = quantization.needs_reduced_range() if self.reduce_range is None else self.reduce_range
+
+        def graph(more: Collection[str]) -> bytes:
+            return graphs.dynamic_graph(model, {*kept, *more}, self.per_channel, reduced, context.work)
+
+        sample = self.sample(parent, context, model)
+        chosen = quantization.with_fallback(
+            graph, [name for name in every if name not in kept], sample, self.most_noise, context
+        )
+        facts = {"reduce_range": reduced, "layers": len(every), **quantization.facts(chosen, kept)}
+        facts["float_operators"] = graphs.float_operators(chosen.graph)
+        return quantization.save_int8(parent, context, self, chosen.graph, facts)
+
+    def decoder(self, parent: Bundle, context: Context) -> Bundle:
+        """The graph of a generator: all its products, and one table for the vocabulary in and out."""
+        from budwood.engine.causal_quantization import quantize_decoder
+
         context.work.mkdir(parents=True, exist_ok=True)
         graph = context.work / "model_quantized.onnx"
-        reduce_range = instruction_set() == "avx2" if self.reduce_range is None else self.reduce_range
-        quantize(parent.model_file("onnx"), graph, self.per_channel, reduce_range)
+        reduced = quantization.needs_reduced_range() if self.reduce_range is None else self.reduce_range
+        products = quantize_decoder(parent.model_file("onnx"), graph, "int8", reduce_range=reduced)
         content = graph.read_bytes()
         graph.unlink()
+        report = {"reduce_range": reduced, "layers": products}
+        return quantization.save_int8(parent, context, self, content, report)
 
+    def sample(self, parent: Bundle, context: Context, model: Any) -> quantization.Sample | None:
+        """What the int8 graph is held against; None without training rows, since ranges are found without them."""
+        if context.splits is None or len(context.splits.train) < quantization.LEAST_ROWS:
+            return None
         task = task_of(parent)
-        golden = conformance.read(parent)
-        runtime = registry.get("runtimes", "onnxruntime")(content)
-        found = conformance.difference(Predictor(task, task.encoder(parent.path), runtime, {}), golden)
-        if not np.isfinite(found):
-            raise StepError("the int8 graph gives infinite or no numbers", where="shrink.quantize_dynamic")
-        tolerance = round(found * conformance.INT8_SLACK, 4) + conformance.FLOAT_TOLERANCE
-
-        def write(stage: Path) -> None:
-            graft.copy_files(parent, ("config.json", "pooling.json", *task.preprocessing), stage)
-            (stage / "onnx").mkdir()
-            (stage / "onnx" / "model_quantized.onnx").write_bytes(content)
-            conformance.write(stage, golden["inputs"], golden["outputs"], tolerance)
-
-        report = {"reduce_range": reduce_range, "difference": found, "tolerance": tolerance}
-        return Bundle.create(context.out, parent.draft(self.name, self.parameters(), report=report), write)
-
-
-def quantize(source: Path, target: Path, per_channel: bool, reduce_range: bool) -> None:
-    """Signed 8-bit weights, symmetric; every matrix product and lookup that has an integer kernel."""
-    import logging
-
-    quantization = require("onnxruntime.quantization", extra="train")
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it advises a shape inference that a fused graph neither needs nor passes
-    try:
-        quantization.quantize_dynamic(
-            source,
-            target,
-            per_channel=per_channel,
-            reduce_range=reduce_range,
-            weight_type=quantization.QuantType.QInt8,
-            extra_options={"DefaultTensorType": 1},  # FLOAT, for tensors whose type inference leaves open
-        )
-    finally:
-        logging.disable(before)
+        encoder = task.encoder(parent.path)
+        rows = quantization.calibration_rows(task, encoder, context, quantization.SAMPLE_ROWS, self.name)
+        return quantization.Sample.of(task, encoder, rows, model.SerializeToString())

@@ -98,6 +98,8 @@ class CardFacts:
     normalize: bool = False
     cut: bool = False
     """Whether channels were cut, so that transformers alone does not load the folder."""
+    packed: bool = False
+    """Whether the graph is packed, so that only Budwood reads it."""
     shrink: ShrinkReport | None = None
     further: Mapping[str, Metric | float] = field(default_factory=dict)
     """Metrics beside those of the draft, with an interval where one is known."""
@@ -329,8 +331,8 @@ def usage(facts: CardFacts) -> str:
 
 def without_budwood(facts: CardFacts) -> list[str]:
     """A program that uses the folder alone, where there is one for this kind of model."""
-    if facts.cut:
-        return [CUT]
+    if facts.cut or facts.packed:
+        return [CUT if facts.cut else PACKED]
     if "torch" in facts.formats and facts.pooling is not None:
         program = TORCH[facts.pooling].format(normalize=NORMALIZE if facts.normalize else "")
         return ["Without Budwood, in this folder, with torch and transformers:", "", *fenced(program, "python")]
@@ -356,5 +358,9 @@ CUT = (
     "Channels of this network were cut, and no configuration describes its shapes: `cuts.json` lists what each module "
     "keeps. Budwood rebuilds the module from `config.json` and that list; transformers alone refuses the weights. The "
     "ONNX graph, where there is one, needs neither."
+)
+PACKED = (
+    "The ONNX graph is packed: zeros are left out, values are shared, and Huffman codes make the file small. Budwood "
+    "expands it when it loads. For other programs: `budwood export NAME --format unpacked`."
 )
 NORMALIZE = "embedding = torch.nn.functional.normalize(embedding, dim=-1)\n"

@@ -9,6 +9,7 @@ from typing import Any
 from budwood.core.bundle import Bundle, Metric
 from budwood.core.cut_list import CUTS
 from budwood.core.dataset import Splits
+from budwood.core.packed import SUFFIX as PACKED
 from budwood.core.page import REPORT
 from budwood.core.report import ShrinkReport
 from budwood.engine.card import CardFacts, model_card, title_of
@@ -76,6 +77,7 @@ def release(
         pooling=pooling.get("pooling"),
         normalize=pooling.get("normalize", False),
         cut=CUTS in bundle.manifest.files,
+        packed=any(name.endswith(PACKED) for name in bundle.names),
         shrink=shrink,
         further=further(scores, outcome),
         pictures={f"{FOLDER}/{picture.name}.png": picture.title for picture in drawn.values()},

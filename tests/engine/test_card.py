@@ -316,3 +316,9 @@ def test_a_cut_network_is_not_said_to_open_in_transformers() -> None:
     cut = model_card(draft(), facts(pipeline_tag="image-classification", cut=True))
     assert "from_pretrained" not in cut
     assert "`cuts.json` lists what each module keeps" in cut
+
+
+def test_a_packed_graph_is_said_to_need_budwood() -> None:
+    packed = model_card(draft(), facts(formats=frozenset({"onnx"}), packed=True))
+    assert "--format unpacked" in packed
+    assert "InferenceSession" not in packed

@@ -95,3 +95,14 @@ def test_a_packed_bundle_is_served_without_onnx_and_torch(parent: Bundle, tmp_pa
     label, heavy = done.stdout.split("\n")[:2]
     assert label in tiny.LABELS
     assert heavy == "[]"
+
+
+def test_an_unpacked_copy_has_the_plain_graph_again(parent: Bundle, tmp_path: Path) -> None:
+    child = made(parent, tmp_path)
+    unpacked = registry.get("steps/export", "unpacked")
+    plain = unpacked().apply(child, Context(out=tmp_path / "plain-again", work=tmp_path / "work"))
+    assert plain.model_file("onnx").read_bytes() == child.read_model("onnx")
+    assert not [name for name in plain.names if name.endswith(".packed")]
+    np.testing.assert_array_equal(logits(plain), logits(child))
+    same = unpacked().apply(parent, Context(out=tmp_path / "copy", work=tmp_path / "work"))
+    assert same.manifest.files == parent.manifest.files

@@ -25,8 +25,8 @@ INT8_ACCURACY = 4
 """ONNX Runtime's name for sums of 8-bit numbers: activations are rounded to 8 bits, too, block by block."""
 
 Weights = Literal["int8", "blocks-8", "blocks-4"]
-"""`int8`: one scale for each output, whole rows of activations rounded at run time, the fastest for many texts at once.
-`blocks-8`, `blocks-4`: one scale for each block of weights, the fastest for a single text."""
+"""`int8`: a scale for each output, the fastest for many texts at once. `blocks-8`, `blocks-4`: one for each block of
+weights, the nearest and the smallest. In all of them each row of activations is rounded at run time, by itself."""
 
 
 def quantize_decoder(
@@ -129,30 +129,53 @@ class Rewriter:
             raise StepError(f"{name} has weights that are infinite or no numbers", fix="train the model again")
         return values
 
-    def add(self, name: str, value: NDArray[Any]) -> str:
-        self.weights[name] = numpy_helper.from_array(value, name)
+    def add(self, name: str, value: NDArray[Any] | np.generic) -> str:
+        self.weights[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
 
-    def replace(self, node: onnx.NodeProto, kind: str, inputs: list[str], **attributes: Any) -> None:
-        """Put a kernel of ONNX Runtime in the place of a product, and behind it the bias that a `Gemm` has."""
+    def replace(
+        self, node: onnx.NodeProto, kind: str, inputs: list[str], domain: str = FUSED, **attributes: Any
+    ) -> None:
+        """Put another node in the place of a product, and behind it the bias that a `Gemm` has."""
         outputs = list(node.output)
         if biased := len(node.input) > 2:
             outputs = [f"{node.output[0]}.product"]
-        self.nodes.append(helper.make_node(kind, inputs, outputs, name=node.name, domain=FUSED, **attributes))
+        self.nodes.append(helper.make_node(kind, inputs, outputs, name=node.name, domain=domain, **attributes))
         if biased:
             self.nodes.append(helper.make_node("Add", [outputs[0], node.input[2]], list(node.output)))
 
     def whole_rows(self, node: onnx.NodeProto, reduce_range: bool) -> None:
-        """Signed weights with a scale for each output; the kernel rounds the activations of each call to 8 bits."""
+        """Signed weights with a scale for each output, and activations with a scale for each row.
+
+        ONNX Runtime's own dynamic quantization has one scale for a whole batch: a text would depend on those beside
+        it, and one token with large activations, such as the first of a text, would make those of all others coarse.
+        So rows are divided by their largest number, and all of them are rounded on the same fixed scale.
+        """
         numbers, scales = rounded(self.matrix(node), 63 if reduce_range else 127)
-        name = self.source(node)
-        inputs = [node.input[0], self.add(f"{name}.numbers", numbers), self.add(f"{name}.scales", scales)]
-        self.replace(node, "DynamicQuantizeMatMul", inputs)
+        name, states = self.source(node), node.input[0]
+        most = self.put("ReduceMax", [self.put("Abs", [states], f"{name}.sizes")], f"{name}.largest", axes=[-1])
+        size = self.put("Max", [most, self.add("least", np.float32(1e-9))], f"{name}.size")
+        unit = self.put("Div", [states, size], f"{name}.unit")
+        scale, zero = self.add("unit.scale", np.float32(1 / 127)), self.add("unit.zero", np.uint8(128))
+        whole = self.put("QuantizeLinear", [unit, scale, zero], f"{name}.whole")
+        inputs = [whole, self.add(f"{name}.numbers", numbers), scale, self.add(f"{name}.scales", scales), zero]
+        product = self.put("MatMulIntegerToFloat", inputs, f"{name}.units", domain=FUSED)
+        self.replace(node, "Mul", [product, size], "")
+
+    def put(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+        return output
 
     def in_blocks(self, node: onnx.NodeProto, block: int, bits: int) -> None:
         matrix = self.matrix(node).T
         outputs, width = matrix.shape
-        sizes = {"K": width, "N": outputs, "bits": bits, "block_size": block, "accuracy_level": INT8_ACCURACY}
+        sizes: dict[str, Any] = {
+            "K": width,
+            "N": outputs,
+            "bits": bits,
+            "block_size": block,
+            "accuracy_level": INT8_ACCURACY,
+        }
         self.replace(node, "MatMulNBits", [node.input[0], *self.table(self.source(node), matrix, block, bits)], **sizes)
 
     def table(self, name: str, matrix: NDArray[np.float32], block: int, bits: int) -> list[str]:
@@ -173,7 +196,7 @@ class Rewriter:
         shape = self.add(f"{name}.shape", np.asarray(values.shape, np.int64))
         self.nodes.append(helper.make_node("Reshape", [numbers, shape], [f"{name}.rows"]))
         inputs = [f"{name}.rows", node.input[1], scales, zeros]
-        sizes = {"bits": 8, "block_size": block, "quantize_axis": 1, "gather_axis": 0}
+        sizes: dict[str, Any] = {"bits": 8, "block_size": block, "quantize_axis": 1, "gather_axis": 0}
         self.replace(helper.make_node("Gather", inputs[:2], node.output, name=node.name), GATHER, inputs, **sizes)
 
     def finish(self) -> None:

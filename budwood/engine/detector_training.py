@@ -20,7 +20,7 @@ from budwood.engine.detector_recipe import Recipe
 from budwood.engine.planning import CHEAPER, within
 from budwood.engine.train import Plan, Trained, train
 
-__all__ = ["Features", "Pictures", "fit_detector", "freeze"]
+__all__ = ["Features", "Learn", "Pictures", "fit_detector", "freeze"]
 
 CACHED_BYTES = 2 << 30
 """Of decoded squares, and of features, that are kept in memory; what is beyond is computed each time."""
@@ -29,6 +29,8 @@ PLAIN_SHARE = 0.1
 """Share of the training at its end without mosaics."""
 
 Evaluate = Callable[[nn.Module], float]
+Learn = Callable[[Any, Sequence[Scene]], Tensor]
+"""The loss of a network on varied images, a scalar."""
 
 
 class Pictures:
@@ -91,6 +93,7 @@ def fit_detector(
     evaluate: Evaluate | None,
     looks: int = EVALUATIONS,
     cached: bool = False,
+    learn: Learn | None = None,
 ) -> Trained:
     """Train in place; the weights are those of the best `evaluate`, or the last. `context.seconds` is kept.
 
@@ -98,6 +101,7 @@ def fit_detector(
         looks: how often `evaluate` is asked, evenly spread.
         cached: the backbone is not to learn: its features of the images, as they are and mirrored where `how` allows
             that, are computed once.
+        learn: the loss on varied images, where it is not the network's own.
     """
     plan = plan_of(model, recipe, context.seed, looks)
     freeze(model, everything=cached)
@@ -117,7 +121,7 @@ def fit_detector(
             return found
         now = how._replace(mosaic=how.mosaic and step < (1 - PLAIN_SHARE) * length[0])
         scenes = [varied(pictures.scene, number, len(pictures), now, random) for number in chosen]
-        value: Tensor = network.learn(*pictures.batch(scenes))
+        value: Tensor = network.learn(*pictures.batch(scenes)) if learn is None else learn(network, scenes)
         return value
 
     cheaper = "" if cached else CHEAPER  # the frozen backbone is what `head` learns too

@@ -21,7 +21,7 @@ from budwood.core.errors import StepError, UsageError
 from budwood.core.packed import FAR, LZMA_FILTERS, MAGIC, PackedError, Segment, expand, numbers
 from budwood.core.wire import payload, tag
 
-__all__ = ["EXACT", "Found", "Packed", "find_tensors", "pack"]
+__all__ = ["EXACT", "Found", "Packed", "find_tensors", "find_weights", "pack"]
 
 EXACT = 32
 """Bits that keep every float32 as it is."""
@@ -58,7 +58,7 @@ def pack(content: bytes, tensors: list[Found], bits: int = 8, sharing: str = "k-
     and zeros keep their value always.
 
     Args:
-        tensors: where the large tensors are, in order, as `find_tensors` gives them.
+        tensors: where the large tensors are, in order, as `find_tensors` or `find_weights` gives them.
         bits: 1 to 8, or 32 to change nothing.
         sharing: how the values are chosen: `k-means`, or `linear` for even steps between the smallest and the largest.
 
@@ -199,6 +199,26 @@ def find_tensors(content: bytes) -> list[Found]:
         return [found for found in walk(content) if found.count >= SMALLEST]
     except ValueError as error:
         raise StepError(f"the graph cannot be read: {error}", where="packing") from error
+
+
+def find_weights(content: bytes) -> list[Found]:
+    """The large tensors of a safetensors file: float32 with two dimensions or more, and bytes of any shape.
+
+    Raises:
+        StepError: it is no safetensors file.
+    """
+    try:
+        start = 8 + int.from_bytes(content[:8], "little")
+        tensors = json.loads(content[8:start])
+        tensors.pop("__metadata__", None)
+        found = [
+            Found(start + item["data_offsets"][0], prod(item["shape"]), 4 if item["dtype"] == "F32" else 1)
+            for item in sorted(tensors.values(), key=lambda item: item["data_offsets"])
+            if (item["dtype"] == "F32" and len(item["shape"]) > 1) or item["dtype"] in ("I8", "U8")
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StepError(f"the weights cannot be read: {str(error)[:100]}", where="packing") from error
+    return [item for item in found if item.count >= SMALLEST]
 
 
 NESTED: dict[str, dict[int, str]] = {

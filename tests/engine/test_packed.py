@@ -9,10 +9,11 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from safetensors.numpy import save
 
 from budwood.core.errors import StepError, UsageError
 from budwood.core.packed import expand
-from budwood.engine.packed import EXACT, Found, find_tensors, pack
+from budwood.engine.packed import EXACT, Found, find_tensors, find_weights, pack
 
 
 def one(values: np.ndarray) -> tuple[bytes, list[Found]]:
@@ -140,3 +141,18 @@ def test_tensors_in_constants_and_of_bytes_are_found_too() -> None:
 def test_something_else_than_a_graph() -> None:
     with pytest.raises(StepError, match="cannot be read"):
         find_tensors(b"\xff" * 40)
+
+
+def test_the_tensors_of_a_safetensors_file_are_found() -> None:
+    tensors = {
+        "b": np.ones((32, 32), np.float32),
+        "a": np.zeros((300,), np.float32),
+        "c": np.ones((300,), np.int8),
+        "d": np.ones((4, 100), np.float16),
+    }
+    content = save(tensors, {"format": "pt"})
+    found = find_weights(content)
+    assert sorted((item.count, item.width) for item in found) == [(300, 1), (1024, 4)]
+    assert expand(pack(content, found, EXACT).content) == content
+    with pytest.raises(StepError, match="cannot be read"):
+        find_weights(b"something else")

@@ -106,3 +106,12 @@ def test_an_unpacked_copy_has_the_plain_graph_again(parent: Bundle, tmp_path: Pa
     np.testing.assert_array_equal(logits(plain), logits(child))
     same = unpacked().apply(parent, Context(out=tmp_path / "copy", work=tmp_path / "work"))
     assert same.manifest.files == parent.manifest.files
+
+
+def test_weights_are_packed_on_request(parent: Bundle, tmp_path: Path) -> None:
+    child = made(parent, tmp_path, bits=32, weights=True)
+    assert child.formats == {"onnx"}
+    assert "model.safetensors.packed" in child.names
+    plain = registry.get("steps/export", "unpacked")().apply(child, Context(out=tmp_path / "out", work=tmp_path / "w"))
+    assert plain.formats == {"onnx", "torch"}
+    assert plain.read_model("torch") == parent.read_model("torch")

@@ -1,11 +1,12 @@
-"""Expand the packed graphs of a bundle, so that other programs can read them."""
+"""Expand what is packed in a bundle, graphs and weights, so that other programs can read it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, final
 
-from budwood.core.bundle import FORMATS, Bundle
-from budwood.core.packed import SUFFIX
+from budwood.core.bundle import Bundle
+from budwood.core.errors import BundleError
+from budwood.core.packed import SUFFIX, PackedError, expand
 from budwood.core.step import Context, Step
 from budwood.engine import graft
 
@@ -15,21 +16,30 @@ __all__ = ["Unpacked"]
 @final
 @dataclass(frozen=True)
 class Unpacked(Step):
-    """The child has the same files, each graph plain. Without packed graphs it is a copy."""
+    """The child has the same files, all of them plain. Where nothing is packed it is a copy."""
 
     name: ClassVar[str] = "export.unpacked"
     takes: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = frozenset()
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
-        """Raises BundleError when a packed graph is damaged."""
-        packed = [format for format in FORMATS if parent.stored(format).endswith(SUFFIX)]
+        """Raises BundleError when a packed file is damaged, or holds what a bundle may not."""
+        packed = [name for name in parent.names if name.endswith(SUFFIX)]
 
         def write(stage: Path) -> None:
-            graft.copy_files(parent, [name for name in parent.names if not name.endswith(SUFFIX)], stage)
-            for format in packed:
-                (stage / FORMATS[format]).parent.mkdir(exist_ok=True)
-                (stage / FORMATS[format]).write_bytes(parent.read_model(format))
+            graft.copy_files(parent, [name for name in parent.names if name not in packed], stage)
+            for name in packed:
+                target = stage / name.removesuffix(SUFFIX)
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(expanded(parent, name))
 
         past = parent.manifest.report
         return Bundle.create(context.out, parent.draft(self.name, self.parameters(), report=past), write)
+
+
+def expanded(parent: Bundle, name: str) -> bytes:
+    """The bytes of a packed file; what they are is checked when the child is committed."""
+    try:
+        return expand(parent.read(name))
+    except PackedError as error:
+        raise BundleError(f"{name} {error}", where=str(parent.path / name)) from error

@@ -6,6 +6,7 @@ Han et al. 2015, arXiv:1510.00149. The server expands it when it loads: smaller 
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -20,11 +21,14 @@ from budwood.engine.predictor import Predictor, task_of
 
 __all__ = ["Pack"]
 
+WEIGHTS = FORMATS["torch"] + SUFFIX
+NOT_COPIED = (FORMATS["torch"], conformance.FILE, "README.md")
+
 
 @final
 @dataclass(frozen=True)
 class Pack(Step):
-    """The child holds the packed graph and no float weights: of several graphs the one that would be served.
+    """The child holds the packed graph: of several the one that would be served. Float weights stay behind.
 
     It takes any graph. Weights of integer graphs and zeros keep their value; float weights become one of 2^bits that
     their tensor has. Train or shrink its parent, not this.
@@ -34,15 +38,23 @@ class Pack(Step):
     """1 to 8, or 32 to keep every number as it is."""
     sharing: str = "k-means"
     """How shared values are chosen: `k-means`, or `linear` for even steps."""
+    weights: bool = False
+    """Keep the float weights too, packed in the same way. `export.unpacked` gives an ordinary folder again."""
 
     name: ClassVar[str] = "shrink.pack"
     takes: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = frozenset()
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
-        from budwood.engine.packed import find_tensors, pack
+        from budwood.engine.packed import find_tensors, find_weights, pack
 
         format = served(parent)
+        others = ("config.json", "pooling.json", *task_of(parent).preprocessing)
+        extra: dict[str, bytes] = {}
+        if self.weights:
+            content = parent.read_model("torch")
+            extra[WEIGHTS] = pack(content, find_weights(content), self.bits, self.sharing).content
+            others = tuple(name for name in parent.names if not name.endswith((".onnx", *NOT_COPIED)))
         graph = parent.read_model(format)
         packed = pack(graph, find_tensors(graph), self.bits, self.sharing)
         if len(packed.content) >= len(graph):
@@ -54,7 +66,6 @@ class Pack(Step):
         began = time.perf_counter()
         expanded = expand_graph(packed.content)
         seconds = time.perf_counter() - began
-        task = task_of(parent)
         golden = conformance.read(parent)
         found, tolerance = None, float(golden["tolerance"])
         if expanded != graph:
@@ -67,11 +78,13 @@ class Pack(Step):
             "tolerance": tolerance,
             "speed": "as before: it is expanded when it is loaded",
         }
+        extra[FORMATS[format] + SUFFIX] = packed.content
 
-        def write(stage: Any) -> None:
-            graft.copy_files(parent, ("config.json", "pooling.json", *task.preprocessing), stage)
+        def write(stage: Path) -> None:
+            graft.copy_files(parent, others, stage)
             (stage / "onnx").mkdir(exist_ok=True)
-            (stage / (FORMATS[format] + SUFFIX)).write_bytes(packed.content)
+            for name, content in extra.items():
+                (stage / name).write_bytes(content)
             conformance.write(stage, golden["inputs"], golden["outputs"], tolerance)
 
         past = parent.manifest.report

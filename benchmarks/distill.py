@@ -5,6 +5,7 @@
 The jobs `banking77` and `ag_news` adapt MiniLM (6 layers) to a text set and distil it to 3 layers; `generator` trains a
 GPT-2 of 4 layers on plays and distils it to 2. Each student stands beside controls of the same budget: the teacher,
 whose steps cost twice as much, trained on for half as many epochs, and the same layers trained without a teacher.
+Half of MiniLM's weights are its table of tokens, so that its student is also measured with a third of that table.
 Teacher and student are timed over ONNX Runtime in the same run, in turns. STORE keeps what was made, so that a job can
 be run again; a model `banking77:1` that it has already is taken as it is.
 DATA_FOLDER holds banking77/{train,test}.csv, ag_news/{dev,test}.tsv and tinyshakespeare/input.txt.
@@ -45,6 +46,7 @@ from budwood.steps.adapt.language import Language
 from budwood.steps.export.onnx import Onnx
 from budwood.steps.shrink.drop_layers import DropLayers
 from budwood.steps.shrink.drop_layers_language import DropLayersLanguage
+from budwood.steps.shrink.trim_vocabulary import TrimVocabulary
 from budwood.tasks.text_generation import TextGeneration
 
 RESULT = Path(__file__).parent / "results" / "distill.json"
@@ -53,6 +55,8 @@ LAYERS = 3
 TEACHER_EPOCHS = 8
 """Of the new generator."""
 RACE_SECONDS = 25.0
+TOKENS = 10_000
+TRIMMED = f"student with {TOKENS:,} tokens"
 NEW_TOKENS = 20
 BLOCK = 256
 TEXT_SETS = {"banking77": ("train.csv", "test.csv"), "ag_news": ("dev.tsv", "test.tsv")}
@@ -74,8 +78,8 @@ def main() -> int:
             )
         else:
             found = classifier(job, asked.data / job, asked.work, asked.epochs)
-        found["bars"] = bars(found)
-        missed |= not all(found["bars"].values())
+        found["bars"] = {name: bars(found, name) for name in ("student", TRIMMED) if name in found["models"]}
+        missed |= not any(all(met.values()) for met in found["bars"].values())
         results = json.loads(RESULT.read_text()) if RESULT.exists() else {"jobs": {}}
         results["machine"] = describe()
         results["jobs"][job] = found
@@ -106,6 +110,7 @@ def classifier(job: str, data: Path, work: Path, epochs: int) -> dict[str, Any]:
         "control: teacher trained on": Full(epochs=epochs // 2),
     }
     models = {"teacher": teacher} | {name: made(teacher, (step,), context) for name, step in ways.items()}
+    models[TRIMMED] = made(models["student"], (TrimVocabulary(TOKENS),), context)
     graphs = {name: made(bundle, (Onnx(),), context) for name, bundle in models.items()}
     scores = {name: scored(bundle, splits) for name, bundle in graphs.items()}
     kept = {name: value.value / scores["teacher"].value for name, value in scores.items()}
@@ -123,7 +128,7 @@ def classifier(job: str, data: Path, work: Path, epochs: int) -> dict[str, Any]:
             }
             for name, item in scores.items()
         },
-        "speed": speeds({name: graphs[name] for name in ("teacher", "student")}, splits),
+        "speed": speeds({name: graphs[name] for name in ("teacher", "student", TRIMMED)}, splits),
     }
 
 
@@ -233,17 +238,16 @@ def speeds(bundles: dict[str, Bundle], splits: Splits) -> dict[str, Any]:
     return found
 
 
-def bars(found: dict[str, Any]) -> dict[str, bool]:
-    """Whether each bar is reached, at the number of threads at which the student gains more."""
-    pairs = [(item["teacher"], item["student"]) for item in found["speed"].values()]
-    smaller = min(1 - student["size_mb"] / teacher["size_mb"] for teacher, student in pairs)
+def bars(found: dict[str, Any], name: str) -> dict[str, bool]:
+    """Whether a student reaches each bar, at the number of threads at which it gains more."""
+    pairs = [(item["teacher"], item[name]) for item in found["speed"].values()]
+    student = found["models"][name]
     met = {
-        "smaller": smaller >= BARS["smaller"],
-        "faster": max(student["ratio"] for _, student in pairs) >= BARS["faster"],
+        "smaller": min(1 - own["size_mb"] / teacher["size_mb"] for teacher, own in pairs) >= BARS["smaller"],
+        "faster": max(own["ratio"] for _, own in pairs) >= BARS["faster"],
     }
-    student = found["models"]["student"]
     if "kept" in student:
-        met["faster in batches"] = max(item["batch_ratio"] for _, item in pairs) >= BARS["faster"]
+        met["faster in batches"] = max(own["batch_ratio"] for _, own in pairs) >= BARS["faster"]
         return met | {"kept": student["kept"] >= BARS["kept"]}
     return met | {"perplexity": student["against_teacher"]["ratio"] - 1 < BARS["perplexity_rise"]}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from budwood.core.bundle import Bundle, Metric
+from budwood.core.bundle import Bundle, Draft, Metric
 from budwood.core.cut_list import CUTS
 from budwood.core.dataset import Splits
 from budwood.core.packed import SUFFIX as PACKED
@@ -53,15 +53,8 @@ def release(
     task, machine, pooling = task_of(bundle), describe(), pooling_of(bundle)
     fitted = bundle.manifest.calibration if calibration is None else calibration
     outcome = outcome_of(task, splits.test.rows, scores, fitted)
-    draft = bundle.draft(
-        "describe",
-        data=data_record(splits),  # the last fit may have learnt from train and validation rows together
-        metrics={scores.metric: Metric(value=scores.value, ci=scores.ci, n=len(scores), split="test")},
-        reference=statistics(task, splits.train.rows, scores.answers),  # a parent's confidence is not its child's
-        report={**bundle.manifest.report, **report, **measured(scores, outcome)},
-        environment={key: str(value) for key, value in machine.items()},
-        calibration=dict(fitted),
-    )
+    told = {**bundle.manifest.report, **report, **measured(scores, outcome)}
+    draft = described(bundle, splits, scores, told, {key: str(value) for key, value in machine.items()}, fitted)
     models = (*compared, Compared("this model", scores.value, scores.ci))
     drawn = draw_pictures(title_of(scores.metric), models, outcome, progressed or Progressed(), embedding)
     facts = CardFacts(
@@ -91,6 +84,27 @@ def release(
         (stage / "README.md").write_text(model_card(draft, facts), encoding="utf-8")
 
     return Bundle.create(out, draft, write)
+
+
+def described(
+    bundle: Bundle,
+    splits: Splits,
+    scores: Scores,
+    report: Mapping[str, Any],
+    environment: Mapping[str, str],
+    calibration: Mapping[str, float],
+) -> Draft:
+    """The draft of the same model with what was measured on the test rows."""
+    statement = statistics(task_of(bundle), splits.train.rows, scores.answers)
+    return bundle.draft(
+        "describe",
+        data=data_record(splits),  # the last fit may have learnt from train and validation rows together
+        metrics={scores.metric: Metric(value=scores.value, ci=scores.ci, n=len(scores), split="test")},
+        reference=statement,  # a parent's confidence is not its child's
+        report=dict(report),
+        environment=dict(environment),
+        calibration=dict(calibration),
+    )
 
 
 def pooling_of(bundle: Bundle) -> dict[str, Any]:

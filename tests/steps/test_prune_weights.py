@@ -13,7 +13,7 @@ import tiny  # noqa: E402
 
 from budwood.core import registry  # noqa: E402
 from budwood.core.bundle import Bundle  # noqa: E402
-from budwood.core.errors import UsageError  # noqa: E402
+from budwood.core.errors import StepError, UsageError  # noqa: E402
 from budwood.core.recipe import Recipe  # noqa: E402
 from budwood.core.step import Context  # noqa: E402
 from budwood.engine.predictor import Predictor, task_of  # noqa: E402
@@ -111,3 +111,19 @@ def test_pruned_and_packed_is_a_fraction_of_the_parent(parent: Bundle, tmp_path:
     assert report["packed"]["zeros"] > 0.8 * report["packed"]["weights"]
     assert 4 * report["packed"]["bytes"] < graph.manifest.files["onnx/model.onnx"].bytes
     assert np.isfinite(Predictor.open(child).outputs(tiny.rows())["logits"]).all()
+
+
+def test_convolutions_are_pruned_too(tmp_path: Path) -> None:
+    parent, splits = teachers.images(tmp_path, "mobilenet_v2")
+    context = Context(out=tmp_path / "child", work=tmp_path / "work", splits=splits)
+    child = PruneWeights(sparsity=0.7, epochs=2).apply(parent, context)
+    assert child.manifest.report["sparsity"] == pytest.approx(0.7, abs=1e-3)
+    state = task_of(child).build(child.path).state_dict()
+    assert any(item.ndim == 4 and float((item == 0).float().mean()) > 0.5 for item in state.values())
+
+
+def test_other_tasks_are_refused(tmp_path: Path) -> None:
+    writer = tiny.small_bundle(tmp_path / "writer", task={"name": "text_generation"})
+    with pytest.raises(StepError, match="text_generation") as caught:
+        pruned(writer, tmp_path)
+    assert "pack" in caught.value.fix

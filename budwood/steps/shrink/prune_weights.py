@@ -9,7 +9,7 @@ from typing import Any, ClassVar, final
 
 from budwood.core.bundle import Bundle
 from budwood.core.dataset import Dataset
-from budwood.core.errors import UsageError
+from budwood.core.errors import StepError, UsageError
 from budwood.core.step import Context, Step
 from budwood.engine import graft
 from budwood.engine.distilling import Distilling, distil, sizes_report, with_teacher
@@ -49,14 +49,19 @@ class PruneWeights(Step):
     name: ClassVar[str] = "shrink.prune_weights"
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[frozenset[str]] = frozenset({"torch"})
+    tasks: ClassVar[frozenset[str]] = frozenset(
+        {"text_classification", "image_classification", "image_regression", "molecule_property"}
+    )
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
-        """Raises UsageError when the sparsity is not in (0, 1), StepError when there is nothing to prune."""
+        """Raises UsageError when the sparsity is not in (0, 1), StepError for other tasks or without such layers."""
         from budwood.engine.weight_pruning import check_sparsity, prunable, prune_once, sparsity_report
 
         check_sparsity(self.sparsity)
         if self.rounds < 1:
             raise UsageError(f"{self.rounds} rounds", where="rounds", fix="give 1 or more")
+        if (task := str((parent.manifest.task or {}).get("name"))) not in self.tasks:
+            raise StepError(f"weights of {task} are not pruned", where=self.name, fix="quantize and pack it")
         studied, teacher = with_teacher(parent, context)
         model = studied.model
         modules = prunable(model, embeddings=self.embeddings, leave=() if self.heads else HEAD)

@@ -26,6 +26,7 @@ from budwood.core.task import Arrays
 
 __all__ = [
     "calibrated",
+    "compact",
     "dynamic_graph",
     "dynamic_layers",
     "final_layers",
@@ -34,7 +35,9 @@ __all__ = [
     "is_transformer",
     "layers",
     "prepared",
+    "quiet",
     "static_graph",
+    "unsigned",
 ]
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Attention")
@@ -270,6 +273,25 @@ def compact(model: ModelProto) -> ModelProto:
     for node in graph.node:
         node.input[:] = [short.get(name, name) for name in node.input]
         node.output[:] = [short.get(name, name) for name in node.output]
+    return model
+
+
+def unsigned(model: ModelProto) -> ModelProto:
+    """The same numbers with unsigned activations, by 128 higher: x86 is several times as fast with them."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    signed = numpy_helper.from_array(np.zeros(0, np.int8)).data_type
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in constants:
+            continue
+        zero = constants.get(node.input[2]) if len(node.input) > 2 else None
+        if zero is None or zero.data_type != signed:
+            continue
+        name = f"{zero.name}_unsigned"
+        if name not in constants:
+            moved = numpy_helper.to_array(zero).astype(np.int16) + 128
+            constants[name] = numpy_helper.from_array(moved.astype(np.uint8), name)
+            model.graph.initializer.append(constants[name])
+        node.input[2] = name
     return model
 
 

@@ -1,6 +1,7 @@
 """The int8 steps on tiny models of several tasks: what they give, what they refuse, what they leave in float."""
 
 import shutil
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import onnx
 
 from budwood.core import registry
 from budwood.core.bundle import Bundle
-from budwood.core.errors import StepError, UsageError
+from budwood.core.errors import MissingExtraError, StepError, UsageError
 from budwood.core.recipe import Recipe
 from budwood.core.step import Context, Step
 from budwood.engine import conformance
@@ -217,3 +218,32 @@ def test_a_graph_without_products_says_which_step_is_for_it(tmp_path: Path) -> N
     with pytest.raises(StepError, match="no matrix product") as caught:
         child(QuantizeDynamic(), Bundle.create(tmp_path / "bundle", tiny.draft(), write), EMPTY, tmp_path)
     assert "quantize_static" in caught.value.fix
+
+
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_nncf_gives_a_graph_that_onnxruntime_runs_in_8_bits(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("nncf")
+    from budwood.steps.shrink.quantize_openvino import QuantizeOpenvino
+
+    parent, context = request.getfixturevalue(kind)
+    found = child(QuantizeOpenvino(rows=16), parent, context, tmp_path)
+    report = found.manifest.report
+    zeros = [weight for weight in weights_of(found) if weight.dtype == np.uint8]
+    assert zeros, "activations are unsigned"
+    assert report["calibration"] == {"rows": 16, "method": "nncf"}
+    assert report["float_operators"].keys().isdisjoint({"Conv", "MatMul"})
+    assert accuracy(found, context) >= accuracy(parent, context) - 0.05
+    assert capfd.readouterr().out == ""
+
+
+def test_nncf_is_named_where_it_is_missing(
+    images: tuple[Bundle, Context], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from budwood.steps.shrink.quantize_openvino import QuantizeOpenvino
+
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(MissingExtraError) as caught:
+        child(QuantizeOpenvino(rows=16), *images, tmp_path)
+    assert "budwood[openvino]" in caught.value.fix

@@ -22,6 +22,7 @@ from budwood.engine.distilling import Distilling, distil, with_teacher  # noqa: 
 from budwood.engine.predictor import Predictor, task_of  # noqa: E402
 from budwood.steps.export.onnx import Onnx  # noqa: E402
 from budwood.steps.shrink.distill import Distill  # noqa: E402
+from budwood.steps.shrink.drop_layers import DropLayers  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,31 @@ def test_numbers_of_images_are_taught_too(photos: tuple[Bundle, Splits], tmp_pat
     assert np.isfinite([score for _, score in report["history"]]).all()
     assert report["parameters"] > report["teacher_parameters"]
     assert "nothing becomes smaller" in report["warning"]
+
+
+def test_risks_over_time_are_taught_in_all_periods(photos: tuple[Bundle, Splits], tmp_path: Path) -> None:
+    from budwood.tasks.image_regression import ImageRegression
+
+    splits = photos[1]
+    days = {label: 40 * (number + 1) for number, label in enumerate(pictures.COLOURS)}
+
+    def timed(name: str):  # type: ignore[no-untyped-def]
+        part = getattr(splits, name)
+        labels = [
+            {"days": str(days[row["label"]] + i), "died": "no" if i % 3 == 0 else "yes"} for i, row in enumerate(part)
+        ]
+        return type(part).of([{**row, "label": label} for row, label in zip(part, labels, strict=True)], "tiny")
+
+    own = Splits(*(timed(name) for name in ("train", "validation", "test")), seed=0)
+    parent = teachers.adapted(tmp_path, pictures.base(tmp_path / "base", "vit"), "image_regression", own)
+    task = task_of(parent)
+    assert isinstance(task, ImageRegression)
+    assert task.head == "hazards"
+    assert np.isnan(task.targets(own.train.rows)).any(), "what came after the end of watching is unknown"
+    context = Context(out=tmp_path / "out", work=tmp_path / "w", splits=own)
+    child = DropLayers(layers=1, epochs=2).apply(parent, context)
+    assert child.manifest.report["steps"] == 2
+    assert np.isfinite([score for _, score in child.manifest.report["history"]]).all()
 
 
 def test_a_student_that_is_not_here_or_not_for_this_task_is_refused(

@@ -22,6 +22,7 @@ from budwood.engine.language_model import load_language_model, packed_loss  # no
 from budwood.engine.packing import pack, segments  # noqa: E402
 from budwood.engine.vocabulary import Vocabulary  # noqa: E402
 from budwood.steps.adapt.language import Language  # noqa: E402
+from budwood.steps.shrink.drop_layers import DropLayers  # noqa: E402
 from budwood.steps.shrink.drop_layers_language import DropLayersLanguage  # noqa: E402
 from budwood.tasks.text_generation import TextGeneration  # noqa: E402
 
@@ -89,3 +90,6 @@ def test_without_data_it_is_refused(parent: Bundle, tmp_path: Path) -> None:
         DropLayersLanguage().apply(parent, Context(tmp_path / "out", tmp_path / "work"))
     with pytest.raises(StepError, match="3 layers, so 3"):
         DropLayersLanguage(layers=3).apply(parent, context(tmp_path))
+    with pytest.raises(StepError, match="learns in another way") as caught:
+        DropLayers(layers=1).apply(parent, context(tmp_path))
+    assert "drop_layers_language" in caught.value.fix

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from budwood.core.bundle import Bundle
+from budwood.core.errors import StepError
 from budwood.core.step import Context, Step
+from budwood.core.task import Task
 from budwood.engine import graft
 from budwood.engine.distilling import Distilling, distil, sizes_report, with_teacher
+from budwood.engine.predictor import task_of
 
 __all__ = ["DropLayers"]
 
@@ -45,6 +48,7 @@ class DropLayers(Step):
         from budwood.engine.fine_tune import trained_report
         from budwood.engine.layer_cut import keep_layers
 
+        refuse_others(context.task or task_of(parent))
         studied, teacher = with_teacher(parent, context)
         kept = keep_layers(studied.model, self.layers, self.spacing)
         trained = distil(studied, teacher, context, self.distilling(), f"distilling to {self.layers} layers")
@@ -63,3 +67,10 @@ class DropLayers(Step):
             self.direction,
             self.hidden,
         )
+
+
+def refuse_others(task: Task) -> None:
+    """Raise StepError for models that learn in another way, naming the step that is for them."""
+    other = "shrink.drop_layers_language" if task.writes else "shrink.distill_detector" if task.finds_objects else ""
+    if other:
+        raise StepError(f"{task.name} learns in another way", where=DropLayers.name, fix=f"take {other}")

@@ -1,5 +1,6 @@
 """Distillation: the student comes near to its teacher, unlabelled rows help, and labels are matched by their names."""
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from budwood.engine.distilling import (  # noqa: E402
 )
 from budwood.engine.layer_cut import keep_layers, kept_layers  # noqa: E402
 from budwood.engine.predictor import task_of  # noqa: E402
+from budwood.engine.signals import Terminated  # noqa: E402
 from budwood.steps.shrink.drop_layers import DropLayers  # noqa: E402
 
 QUICK = Distilling(epochs=3, learning_rate=1e-3, batch_size=8)
@@ -114,6 +116,25 @@ def test_what_is_done_after_each_update_lasts(parent: Bundle, tmp_path: Path) ->
     distil(studied, teacher, context(tmp_path), QUICK, "test", after_step=mask)
     assert not weight[0].any()
     assert weight[1].any()
+
+
+def test_a_run_that_was_stopped_ends_with_the_very_same_weights(parent: Bundle, tmp_path: Path) -> None:
+    def learn(folder: Path, stop_at: int) -> dict[str, Any]:
+        studied, teacher = with_teacher(parent, context(folder))
+
+        def stop(model: Any, step: int, steps: int) -> None:
+            if step == stop_at:
+                signal.raise_signal(signal.SIGTERM)
+
+        distil(studied, teacher, context(folder), QUICK, "test", after_step=stop)
+        weights: dict[str, Any] = studied.model.state_dict()
+        return weights
+
+    whole = learn(tmp_path / "whole", 0)
+    with pytest.raises(Terminated):
+        learn(tmp_path / "parts", 7)
+    again = learn(tmp_path / "parts", 0)
+    assert all(torch.equal(again[name], item) for name, item in whole.items())
 
 
 def test_labels_in_another_order_are_matched_by_name(parent: Bundle, tmp_path: Path) -> None:

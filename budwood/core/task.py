@@ -257,6 +257,10 @@ class Task(ABC):
         """
         return self.row_scores(answers, rows)
 
+    def asked(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Labelled rows as what a server is asked: speed is measured with them. As they are by default."""
+        return rows
+
     def paired(self, parent: NDArray[np.float64], child: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Row scores of two models, shape (rows,) each, on the scale that `shrink --max-drop` is meant on.
 

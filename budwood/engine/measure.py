@@ -133,8 +133,9 @@ def bench(
         for name, bundle in bundles.items():
             predictors[name] = Predictor.open(bundle, chosen[name], threads)
         predictors[CONTROL] = Predictor.open(bundles[reference], chosen[reference], threads)
+        asked = predictors[reference].task.asked(rows)
         timings = race(
-            predictors, rows, reference=reference, seconds=seconds, batch_size=batch_size, seed=seed, progress=progress
+            predictors, asked, reference=reference, seconds=seconds, batch_size=batch_size, seed=seed, progress=progress
         )
     finally:
         for predictor in predictors.values():

@@ -31,6 +31,10 @@ MAX_CHARACTERS = 1_000_000
 KINDS = ("documents", "completions", "chats")
 MEASURED = ("text", "prompt", "completion", "messages", "starts", "ends")
 """The fields of a row whose likelihood is asked for."""
+ASKED_CHARACTERS = 120
+"""Of a document are the prompt when speed is measured: about 30 tokens of English."""
+ASKED_TOKENS = 20
+"""Written after it: what a suggestion at a keystroke takes."""
 FIX = 'send {"text": "…"}'
 CHAT_FIX = 'send {"messages": [{"role": "user", "content": "…"}]}'
 
@@ -197,6 +201,11 @@ class TextGeneration(Task):
 
     # Measuring half
 
+    def asked(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """To write a few tokens after the beginning of each text: reading alone would not tell how fast it is."""
+        few = Sampling(max_tokens=ASKED_TOKENS, min_tokens=ASKED_TOKENS, temperature=0.0)
+        return [{**beginning(row), "options": few} for row in rows]
+
     def row_scores(self, answers: Sequence[Answer], rows: Sequence[Row]) -> NDArray[np.float64]:
         """1 / perplexity of each row: the geometric mean of the probabilities of its tokens."""
         return np.asarray([1.0 / answer["perplexity"] for answer in answers])
@@ -325,6 +334,14 @@ def checked(text: object, name: str, *, empty: bool = False) -> str:
     if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
         raise DataError(f"{name} is not valid Unicode: it has a lone surrogate", where=name)
     return text
+
+
+def beginning(row: Row) -> Row:
+    """The prompt of a row: its own, or a chat before the last answer, or the first characters of a document."""
+    if "messages" in row:
+        turns = list(row["messages"])
+        return {"messages": turns[:-1] if len(turns) > 1 and turns[-1]["role"] == "assistant" else turns}
+    return {"text": row.get("prompt", row["text"][:ASKED_CHARACTERS])}
 
 
 def texts_of(row: Row) -> list[str]:

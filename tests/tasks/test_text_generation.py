@@ -63,6 +63,16 @@ def test_prompts_and_texts_to_measure_are_answered_in_one_batch(folder, runtime)
     assert task.answer([chat], task.encoder(folder), runtime.run, {}, 1)[0]["tokens"] == 3
 
 
+def test_speed_is_measured_by_writing(folder, runtime):
+    task = TextGeneration().fit_to(folder)
+    chat = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    asked = task.asked([{"text": "long " * 100}, ROWS[1], {"text": "Hi Hello", **chat}])
+    assert [len(row.get("text", "")) for row in asked] == [120, len(ROWS[1]["prompt"]), 0]
+    assert asked[2]["messages"] == chat["messages"][:1]
+    answers = task.answer(asked, task.encoder(folder), runtime.run, {}, 1)
+    assert {answer["tokens"] for answer in answers} == {20}
+
+
 def test_long_texts_are_cut_and_say_so(folder, runtime):
     task = TextGeneration(max_tokens=8)
     (answer,) = task.answer(ROWS[:1], task.encoder(folder), runtime.run, {}, 1)

@@ -45,7 +45,8 @@ def judge(found: Search) -> Judged:
     """
     work = found.work
     settled = search.finalists(found.made, work.job.budget)
-    control = dense_control(found) if any(needs_control(item) for item in settled) else None
+    trained = [item.trial.share for item in settled if needs_control(item)]
+    control = dense_control(found, max(trained)) if trained else None
     with work.stage("race"):
         bundles = {item.name: item.bundle for item in found.made}
         speeds = found.race(bundles, RACE_SECONDS, memory=True)
@@ -134,12 +135,12 @@ def needs_control(item: Made) -> bool:
     return bool(item.trial.probe) and item.trial.base is None
 
 
-def dense_control(found: Search) -> Bundle | None:
+def dense_control(found: Search, share: float) -> Bundle | None:
     """The uncut parent, trained on as the candidates were; None where there is no time left for it."""
     work = found.work
     try:
         with work.stage(CONTROL):
-            steps = recipes.dense_control(found.anatomy)
+            steps = recipes.dense_control(found.anatomy, share)
             return work.make(found.parent, steps, found.rows, seconds=found.share(), task=found.task)
     except (StepError, UsageError) as error:
         work.say(CONTROL, f"the parent could not be trained on: {error.cause}")

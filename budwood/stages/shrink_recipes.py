@@ -119,11 +119,14 @@ def packed(trial: Trial) -> Trial:
     return replace(trial, name=f"{trial.name}+packed", rung=6, steps=(*trial.steps, step("pack")()))
 
 
-def dense_control(anatomy: Anatomy) -> tuple[Step, ...]:
-    """What every trained candidate is held against: the uncut parent, trained on in the same way for as long."""
+def dense_control(anatomy: Anatomy, share: float) -> tuple[Step, ...]:
+    """What every trained candidate is held against: the uncut parent, trained on with as much computing.
+
+    `share` is what the cut left: so much less does one update of the cut network cost.
+    """
     if anatomy.writes:
         return (registry.get("steps/adapt", "language")(method="full"),)
-    return (step("train_on")(), ONNX)
+    return (step("train_on")(effort=share), ONNX)
 
 
 def smaller_bases(parent: Bundle, cache: Path) -> list[Found]:

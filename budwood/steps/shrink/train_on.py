@@ -4,6 +4,7 @@ A cut model that was trained further may seem to have lost nothing only because 
 uncut parent with the same training shows what that alone gives.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -13,13 +14,17 @@ from budwood.engine import graft
 
 __all__ = ["TrainOn"]
 
+LEAST, MOST = 6, 40
+"""Epochs of a student, as in `engine/distilling.py`."""
+
 
 @final
 @dataclass(frozen=True)
 class TrainOn(Step):
-    """The same rows, loss, rates and epochs as of `shrink.drop_layers`; its teacher is what it was before."""
+    """The same rows, loss and rates as of `shrink.drop_layers`, and as much computing; its teacher is what it was."""
 
-    epochs: int | None = None
+    effort: float = 1.0
+    """Epochs as a share of those that a cut copy gets: the work of an uncut step is more, by what the cut took away."""
     learning_rate: float = 1e-4
     batch_size: int = 32
 
@@ -30,9 +35,11 @@ class TrainOn(Step):
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         from budwood.engine.distilling import Distilling, distil, with_teacher
         from budwood.engine.fine_tune import trained_report
+        from budwood.engine.planning import epochs_for
 
         studied, teacher = with_teacher(parent, context)
-        settings = Distilling(self.epochs, self.learning_rate, self.batch_size)
+        full = epochs_for(math.ceil(len(studied.splits.train) / self.batch_size), LEAST, MOST)
+        settings = Distilling(max(1, round(self.effort * full)), self.learning_rate, self.batch_size)
         trained = distil(studied, teacher, context, settings, "training the dense control")
         calibrated = graft.calibration(studied, studied.splits.validation.rows) or dict(parent.manifest.calibration)
         return graft.save_child(parent, context, self, studied, calibrated, trained_report(trained))

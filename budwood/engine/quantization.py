@@ -30,6 +30,8 @@ __all__ = [
     "feeds",
     "float_source",
     "needs_reduced_range",
+    "noise_of",
+    "remaining",
     "save_int8",
     "save_quantized",
     "strata",
@@ -150,11 +152,7 @@ class Sample:
 
     def noise(self, graph: bytes) -> float:
         """Root mean square of the change of the logits, as a share of their own deviation between rows."""
-        found = logits_of(self.task, self.inputs, graph)
-        if found.shape != self.expected.shape or not np.isfinite(found).all():
-            return float("inf")
-        spread = float(np.sqrt(np.mean((self.expected - self.expected.mean(axis=0)) ** 2)))
-        return float(np.sqrt(np.mean((found - self.expected) ** 2))) / max(spread, 1e-9)
+        return noise_of(logits_of(self.task, self.inputs, graph), self.expected)
 
     def seconds(self, graph: bytes, times: int = 3) -> float:
         """The shortest time for the first batch."""
@@ -165,6 +163,14 @@ class Sample:
                 runtime.run(self.inputs[0])
                 found.append(time.perf_counter() - began)
         return min(found)
+
+
+def noise_of(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Root mean square of `found - expected`, shape (rows, …), by the deviation of `expected` between rows."""
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return float("inf")
+    spread = float(np.sqrt(np.mean((expected - expected.mean(axis=0)) ** 2)))
+    return float(np.sqrt(np.mean((found - expected) ** 2))) / max(spread, 1e-9)
 
 
 def logits_of(task: Task, inputs: Sequence[Arrays], graph: bytes) -> NDArray[Any]:
@@ -260,6 +266,18 @@ def check_names(keep_float: Sequence[str], layers: Sequence[str], where: str) ->
             near = get_close_matches(name, layers, n=3, cutoff=0.3) or list(layers[:3])
             raise UsageError(f"the graph has no layer {name!a}", where=f"{where}.keep_float", fix=", ".join(near))
         found.extend(meant)
+    return found
+
+
+def remaining(layers: Sequence[str], kept: Collection[str], where: str) -> list[str]:
+    """The layers to quantize. Raises StepError when there are none, so that no float graph is called int8."""
+    found = [name for name in layers if name not in kept]
+    if not found:
+        raise StepError(
+            f"none of the {len(layers)} layers is left to quantize",
+            where=where,
+            fix="keep fewer layers in float; a model of one layer is served as it is",
+        )
     return found
 
 

@@ -323,8 +323,11 @@ def float_operators(content: bytes) -> dict[str, int]:
     unpacked = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
 
     def in_float(node: NodeProto) -> bool:
-        if node.op_type in FREE or is_integer(node):
+        # What scales a product that was quantized at run time is part of it, and fused with it when it is loaded.
+        if node.op_type in FREE or is_integer(node) or "_quant" in node.name:
             return False
+        if node.op_type not in (*WEIGHTED, *ACTIVATIONS):
+            return True
         # A product in 8 bits needs both sides in them; other operators have one.
         needed = node.input[1:2] if node.op_type in WEIGHTED else node.input[:1]
         return not all(name in unpacked for name in needed)

@@ -27,6 +27,7 @@ from budwood.engine.bases import Found
 from budwood.engine.measure import score
 from budwood.engine.predictor import Predictor
 from budwood.engine.reading import read_dataset
+from budwood.steps.shrink.quantize_aware import QuantizeAware, refuse_others
 from budwood.steps.shrink.quantize_dynamic import QuantizeDynamic
 from budwood.steps.shrink.quantize_static import QuantizeStatic
 
@@ -247,3 +248,28 @@ def test_nncf_is_named_where_it_is_missing(
     with pytest.raises(MissingExtraError) as caught:
         child(QuantizeOpenvino(rows=16), *images, tmp_path)
     assert "budwood[openvino]" in caught.value.fix
+
+
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_a_model_learns_to_bear_8_bits(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The child is float and ordinary, and makes an int8 model as others do."""
+    parent, context = request.getfixturevalue(kind)
+    step = QuantizeAware(epochs=2, batch_size=8, rows=16, reduce_range=True)
+    found = child(step, parent, context, tmp_path)
+    report = found.manifest.report
+    assert found.formats == {"torch"}
+    assert report["reduce_range"] is True
+    assert 0 < report["noise"] < 0.1
+    assert 0 < report["noise_before"] < 0.1
+    assert report["steps"] > 0
+    shutil.rmtree(tmp_path / "work", ignore_errors=True)
+    exported = child(ONNX, found, context, tmp_path / "exported")
+    int8 = child(QuantizeStatic(rows=16, reduce_range=True), exported, context, tmp_path / "int8")
+    assert accuracy(int8, context) >= accuracy(parent, context) - 0.05
+
+
+def test_a_generator_does_not_learn_so() -> None:
+    task, _ = registry.get("tasks", "text_generation").example()
+    with pytest.raises(StepError, match="learns in another way") as caught:
+        refuse_others(task)
+    assert "quantize_weights" in caught.value.fix

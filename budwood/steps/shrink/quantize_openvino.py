@@ -54,6 +54,7 @@ class QuantizeOpenvino(Step):
         sample = quantization.Sample.of(task, encoder, rows, model.SerializeToString())
         every, final = graphs.layers(model), graphs.final_layers(model)
         kept = [*quantization.check_names(self.keep_float, every, self.name), *final]
+        quantization.remaining(every, kept, self.name)
         names = [item.name for item in model.graph.input]
         inputs = list(quantization.feeds(task, encoder, rows, names, BATCH))
         with silent_nncf(), graphs.quiet():

@@ -61,6 +61,7 @@ class QuantizeStatic(Step):
 
         every, final = graphs.layers(model), graphs.final_layers(model)
         kept = quantization.check_names(self.keep_float, every, self.name)
+        layers = quantization.remaining(every, {*kept, *final}, self.name)
         reduced = quantization.needs_reduced_range() if self.reduce_range is None else self.reduce_range
 
         def graph(more: Collection[str], signed: bool) -> bytes:
@@ -70,7 +71,6 @@ class QuantizeStatic(Step):
             )
 
         signed = self.activations == "signed" or (self.activations == "auto" and self.faster_signed(graph, sample))
-        layers = [name for name in every if name not in {*kept, *final}]
         chosen = quantization.with_fallback(lambda more: graph(more, signed), layers, sample, self.most_noise, context)
         report = {
             "scheme": f"{'S8' if signed else 'U8'}S8{' per channel' if self.per_channel else ''}",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from budwood.core.errors import BundleError, StepError, require
+from budwood.engine.batch_statistics import moments, restore_moments, run
 from budwood.engine.channel_cuts import Cuts, apply_cuts, channels, composed, is_depthwise
 
 __all__ = ["Cutting", "cut_channels", "multiplications"]
@@ -71,6 +72,7 @@ def cut_channels(
     round_to: int = 8,
     ignored: Sequence[str] = (),
     gradients: Callable[[nn.Module], None] | None = None,
+    settle: Any = None,
     recover: Callable[[nn.Module, int, Cuts], None] | None = None,
 ) -> Cutting:
     """Cut the channels that matter least, in place, until the network needs a share of its multiplications.
@@ -86,6 +88,7 @@ def cut_channels(
         ignored: modules, by the beginning of their names, whose outputs stay whole.
         gradients: leaves the gradients of a loss on the weights; then importance is what the loss would change by,
             to first order (Molchanov et al. 2019, arXiv:1906.10771), else the weights' magnitude.
+        settle: inputs of some hundred rows; BatchNorm is then set so that its channels keep their means and spreads.
         recover: training after each cut, called with the model, the round from 0 and all cuts so far.
 
     Raises:
@@ -108,17 +111,16 @@ def cut_channels(
         whole = reasons
         goal = macs ** ((number + 1) / rounds) * before
         new = chosen(model, inputs, [group for group in found if group.name not in whole], goal, round_to)
+        seen = {} if settle is None else moments(model, settle)
         apply_cuts(model, new)
+        if settle is not None:
+            restore_moments(model, settle, seen, new)
         cuts = composed(cuts, new)
         model.zero_grad(set_to_none=True)
         if recover is not None:
             recover(model, number, cuts)
             model.eval()
     return Cutting(cuts, before, sum(multiplications(model, inputs).values()), reasons or {})
-
-
-def run(model: nn.Module, inputs: Any) -> Any:
-    return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
 
 
 def multiplications(model: nn.Module, inputs: Any) -> dict[str, int]:
@@ -214,7 +216,7 @@ def obstacle(model: nn.Module, inputs: Any, group: Group, ignored: Sequence[str]
             return "asked for"
         if not isinstance(module, CUTTABLE) or not channels(module, member.side) or None in member.roots:
             return f"{member.name or group.name}: {kind_of(module)} cannot be cut"
-    removed = set(range(0, group.size, 2))
+    removed, inputs = set(range(0, group.size, 2)), noisy(inputs)
     small, blind = deepcopy(model), deepcopy(model)
     with torch.inference_mode():
         try:
@@ -231,6 +233,18 @@ def obstacle(model: nn.Module, inputs: Any, group: Group, ignored: Sequence[str]
     if not all(close(first, second) for first, second in zip(found, expected, strict=True)):
         return "what follows mixes them in another way than by weights"
     return ""
+
+
+def noisy(inputs: Any) -> Any:
+    """The inputs with noise in place of real numbers: the same value everywhere would hide what is mixed up."""
+    random = torch.Generator().manual_seed(0)
+
+    def drawn(item: Tensor) -> Tensor:
+        return torch.randn(item.shape, generator=random, dtype=item.dtype) if item.is_floating_point() else item
+
+    if isinstance(inputs, dict):
+        return {name: drawn(item) for name, item in inputs.items()}
+    return tuple(drawn(item) for item in inputs)
 
 
 def kind_of(module: Any) -> str:

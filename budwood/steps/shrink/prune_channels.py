@@ -16,6 +16,8 @@ ENCODER = "encoder."
 LOOKED_AT = 256
 """Training rows whose gradients say which channels matter."""
 BATCH = 32
+SETTLED = 64
+"""Training images that set BatchNorm after a cut: each has some thousand places, and all pass at once."""
 
 
 @final
@@ -30,7 +32,7 @@ class PruneChannels(Step):
     epochs: int | None = None
     """Of all rounds together. None: at least 600 updates in 6 to 40 epochs; 0 cuts once and does not train, which is
     enough to measure the speed."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     batch_size: int = 32
     temperature: float = 2.0
     hard: float = 0.3
@@ -39,8 +41,8 @@ class PruneChannels(Step):
     """Weight of 1 - cosine between what the two heads read."""
     round_to: int = 8
     """Channels that stay are a multiple of it."""
-    importance: str = "gradient"
-    """`gradient`: what the loss on training rows would change by, to first order; `magnitude` of the weights."""
+    importance: str = "magnitude"
+    """`magnitude` of the weights, or `gradient`: what the loss on training rows would change by, to first order."""
 
     name: ClassVar[str] = "shrink.prune_channels"
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
@@ -60,11 +62,12 @@ class PruneChannels(Step):
         histories: list[dict[str, Any]] = []
         cutting = cut_channels(
             model,
-            examples(studied),
+            examples(studied, 1),
             macs=self.macs,
             rounds=1 if self.epochs == 0 else self.rounds,
             round_to=self.round_to,
             gradients=gradients(studied) if self.importance == "gradient" else None,
+            settle=examples(studied, SETTLED),
             recover=None if self.epochs == 0 else self.recovery(studied, teacher, context, histories),
         )
         remember_cuts(model.encoder, {name.removeprefix(ENCODER): kept for name, kept in cutting.cuts.items()})
@@ -122,11 +125,13 @@ def shares(total: int, rounds: int) -> list[int]:
     return [first] * (rounds - 1) + [max(1, total - first * (rounds - 1))]
 
 
-def examples(studied: graft.Lesson) -> dict[str, Any]:
-    """The inputs of two training rows."""
+def examples(studied: graft.Lesson, count: int) -> dict[str, Any]:
+    """The inputs of some training rows, spread over the split."""
     from budwood.engine.batching import Rows
 
-    return Rows(studied.task, studied.encoder, studied.splits.train.rows[:2]).batch([0, 1])
+    every = studied.splits.train.rows
+    rows = every[:: max(1, len(every) // count)][:count]
+    return Rows(studied.task, studied.encoder, rows).batch(range(len(rows)))
 
 
 def gradients(studied: graft.Lesson) -> Callable[[Any], None]:

@@ -57,10 +57,16 @@ def float_source(parent: Bundle, where: str) -> Any:
 
     Raises:
         UsageError: the model is quantized already.
-        StepError: a weight is infinite or not a number.
+        StepError: a weight is infinite or not a number, or the graph is a generator's, which has ways of its own.
     """
     from budwood.engine.quantized_graph import float_graph
 
+    if task_of(parent).writes:
+        raise StepError(
+            "a generator's graph with its cache is quantized in other ways",
+            where=where,
+            fix="use shrink.quantize_dynamic or shrink.quantize_weights",
+        )
     if "onnx" not in parent.formats and parent.formats & {"onnx-int8", "onnx-q4"}:
         raise UsageError(
             "the model is already quantized",

@@ -273,3 +273,13 @@ def test_a_generator_does_not_learn_so() -> None:
     with pytest.raises(StepError, match="learns in another way") as caught:
         refuse_others(task)
     assert "quantize_weights" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["quantize_static", "quantize_openvino"])
+def test_generators_have_ways_of_their_own(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = tiny.bundle(tmp_path / "bundle", task={"name": "text_generation"})
+    kind = registry.get("tasks", "text_generation")
+    monkeypatch.setattr(kind, "from_json", classmethod(lambda cls, fields: kind.example()[0]))
+    with pytest.raises(StepError, match="in other ways") as caught:
+        child(registry.get("steps/shrink", name)(), parent, EMPTY, tmp_path)
+    assert "quantize_weights" in caught.value.fix

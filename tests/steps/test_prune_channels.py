@@ -16,7 +16,7 @@ pytest.importorskip("torch_pruning")
 from budwood.core import registry
 from budwood.core.bundle import Bundle
 from budwood.core.dataset import Splits
-from budwood.core.errors import BundleError, StepError
+from budwood.core.errors import BundleError, StepError, UsageError
 from budwood.core.step import Context
 from budwood.engine.base_model import import_base
 from budwood.engine.bases import Found
@@ -146,6 +146,23 @@ def test_networks_without_convolutions_are_refused(home: Path, splits: Splits, t
     assert "prune_width" in caught.value.fix
     with pytest.raises(StepError, match="no importance"):
         PruneChannels(importance="luck").apply(parent, context(tmp_path, splits))
+
+
+def test_a_round_that_has_too_little_time_leaves_it_to_the_last(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from budwood.engine import planning
+
+    parent = adapted(tmp_path, "mobilenet_v2", splits, ImageClassification.from_rows(splits.train.rows))
+    monkeypatch.setattr(planning, "step_seconds", lambda *_: 20.0)
+    step = PruneChannels(epochs=40, rounds=3, round_to=2, macs=0.8, batch_size=16)
+    limited = replace(context(tmp_path, splits), seconds=600.0)
+    first, second, last = step.apply(parent, limited).manifest.report["rounds"]
+    assert "training steps" in first["skipped"]
+    assert "training steps" in second["skipped"]
+    assert last["steps"] > 0
+    with pytest.raises(UsageError, match="training steps"):
+        step.apply(parent, replace(context(tmp_path, splits, "none"), seconds=60.0))
 
 
 def test_half_of_the_epochs_come_last() -> None:

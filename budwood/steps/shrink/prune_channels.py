@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any, ClassVar, final
 
 from budwood.core.bundle import Bundle
-from budwood.core.errors import StepError
+from budwood.core.errors import StepError, UsageError
 from budwood.core.step import Context, Step
 from budwood.engine import graft
 from budwood.engine.distilling import Distilling, distil, sizes_report, with_teacher
@@ -103,18 +104,25 @@ class PruneChannels(Step):
         total = self.epochs or epochs_for(rows.steps(self.batch_size), 6, 40)
         parts = shares(total, self.rounds)
 
+        began = monotonic()
+
         def recover(model: Any, number: int, cuts: Any) -> None:
+            left = None if context.seconds is None else context.seconds - (monotonic() - began)
             own = replace(
                 context,
                 work=context.work / f"round-{number + 1}",
-                seconds=None if context.seconds is None else context.seconds * parts[number] / sum(parts),
+                seconds=None if left is None else left * parts[number] / sum(parts[number:]),
             )
             settings = Distilling(
                 parts[number], self.learning_rate, self.batch_size, self.temperature, self.hard, self.direction
             )
             what = f"round {number + 1} of {self.rounds}: learning with fewer channels"
-            trained = distil(studied, teacher, own, settings, what)
-            histories.append(trained_report(trained))
+            try:
+                histories.append(trained_report(distil(studied, teacher, own, settings, what)))
+            except UsageError as error:  # its share of the time is too short: a later round has more
+                if number + 1 == self.rounds:
+                    raise
+                histories.append({"skipped": error.cause})
 
         return recover
 

@@ -1,7 +1,7 @@
 """`evaluate`, `predict`, `compare` and `export`: what one asks of finished models."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -238,21 +238,38 @@ def compare_models(
 
 
 def export_model(entry: Entry, out: Path, format: str, store: Store, progress: Progress) -> Path:
-    """Copy the bundle to `out`, after making the format when it is not there yet.
+    """Copy the bundle to `out`, after making the format when it is not there yet; or write a folder of `FOLDERS`.
 
     Raises:
         UsageError: `out` exists, or there is no such format.
     """
     if out.exists():
         raise UsageError(f"{out.name} already exists", where=str(out), fix="name a folder that does not exist yet")
-    bundle: Bundle = entry.bundle
-    if format not in bundle.formats:
-        kind = registry.get("steps/export", format)
-        key = f"export-{digest({'id': bundle.id, 'format': format})[:24]}"
-        with store.lock(key) as folder:
-            context = Context(out=folder / "unused", work=folder / "run", progress=progress)
-            Recipe((kind(),)).run(bundle, context, folder / "steps").copy(out)
-            remove_folder(folder)
-    else:
-        bundle.copy(out)
-    return out
+    wanted = "onnx" if format in FOLDERS else format
+    there = bool(entry.bundle.formats - {"torch"}) if format in FOLDERS else format in entry.bundle.formats
+    with nullcontext(entry.bundle) if there else made(entry.bundle, wanted, store, progress) as bundle:
+        if format not in FOLDERS:
+            bundle.copy(out)
+            return out
+        if format == "edge":
+            from budwood.engine.edge import write_edge
+
+            return write_edge(bundle, out, entry.name)
+        from budwood.engine.browser import write_browser
+
+        return write_browser(bundle, out, entry.name)
+
+
+FOLDERS = ("edge", "browser")
+"""What is no bundle any more: a folder with a runner, and a folder with a web page."""
+
+
+@contextmanager
+def made(bundle: Bundle, format: str, store: Store, progress: Progress) -> Iterator[Bundle]:
+    """The bundle with a format that it lacks, in a folder that is there for as long as the block."""
+    kind = registry.get("steps/export", format)
+    key = f"export-{digest({'id': bundle.id, 'format': format})[:24]}"
+    with store.lock(key) as folder:
+        context = Context(out=folder / "unused", work=folder / "run", progress=progress)
+        yield Recipe((kind(),)).run(bundle, context, folder / "steps")
+        remove_folder(folder)

@@ -75,18 +75,36 @@ def quantized(anatomy: Anatomy, explore: bool) -> list[tuple[str, Step]]:
 
 
 def cuts(parent: Bundle, anatomy: Anatomy, shares: tuple[float, ...] = SHARES) -> Iterator[Trial]:
-    """Cuts of depth, of width or of channels, each with its untrained copy, in the order of `shares`."""
+    """Cuts of depth, of width or of channels, each with its untrained copy, in the order of `shares`.
+
+    Only techniques that are for the parent's task, and whose library is installed.
+    """
+    task = task_of(parent).name
+    depth = "drop_layers_language" if anatomy.writes else "drop_layers"
     for share in shares:
-        if anatomy.layers >= 2:
-            kept = max(1, round(anatomy.layers * share))
-            if kept < anatomy.layers:
-                kind = "drop_layers_language" if anatomy.writes else "drop_layers"
-                yield cut(f"layers-{kept}", step(kind)(layers=kept), share)
-        elif anatomy.convolves and find_spec("torch_pruning") is not None:
+        kept = max(1, round(anatomy.layers * share))
+        if 1 <= kept < anatomy.layers and suits(depth, task):
+            yield cut(f"layers-{kept}", step(depth)(layers=kept), share)
+        if anatomy.convolves and find_spec("torch_pruning") is not None and suits("prune_channels", task):
             yield cut(f"channels-{share:g}", step("prune_channels")(macs=share), share)
-    if anatomy.layers and not anatomy.writes:
-        for share in shares:
+    for share in shares:
+        if anatomy.layers and suits("prune_width", task) and not anatomy.writes:
             yield cut(f"width-{share:g}", step("prune_width")(keep=share), share)
+
+
+def suits(name: str, task: str) -> bool:
+    """Whether a technique is for this task."""
+    kind = step(name)
+    return not kind.tasks or task in kind.tasks
+
+
+def student(found: Found, parent: Bundle) -> Trial:
+    """A base that learns from the adapted model, without having been adapted itself."""
+    task = task_of(parent)
+    known = any(found.label in (item.name, item.hub) for item in catalogue().values())
+    source = found.label if known or found.folder is None else str(found.folder)
+    made = step("distill_detector" if task.finds_objects else "distill")(student=source)
+    return Trial(f"student-{found.label.rpartition('/')[2]}", 3, (made, ONNX), share=1.0)
 
 
 def cut(name: str, made: Any, share: float) -> Trial:

@@ -51,7 +51,10 @@ class Search:
 
     work: Bench
     parent: Bundle
-    students: Sequence[Found] = ()
+    named: Sequence[Found] = ()
+    """Bases that the user named: they are adapted, and they learn from the parent."""
+    smaller_here: Sequence[Found] = ()
+    """Smaller bases that are on this machine: they are adapted."""
     made: list[Made] = field(default_factory=list)
     left_out: list[Candidate] = field(default_factory=list)
     stopped: str = ""
@@ -114,12 +117,16 @@ class Search:
 
     def smaller(self) -> None:
         """Smaller pretrained bases, adapted as the parent was: what has to be beaten by any cut."""
-        for found in self.students:
+        for found in (*self.named, *self.smaller_here):
             base = import_base(found, self.work.folder / "bases", type(self.task))
             learn = recipes.relearn(self.parent)
             name = f"base-{found.label.rpartition('/')[2]}"
             trial = Trial(name, 1, (*learn, recipes.ONNX), (*learn[:1], recipes.ONNX), base)
             self.try_trained([self.with_first_quantizer(trial), trial])
+            if found in self.named:
+                taught = recipes.student(found, self.parent)
+                for item in (taught, self.with_first_quantizer(taught)):
+                    self.attempt(item, seconds=self.share())
 
     def quantize(self) -> None:
         """The parent's own graph, converted."""

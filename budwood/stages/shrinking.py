@@ -43,12 +43,12 @@ def run(job: Job, store: Store, progress: Progress) -> Shrunk:
     check(job)
     parent = job.entry.bundle
     splits = rows_of(job, store, progress)
-    students = students_of(job, store, parent)
+    named, smaller = students_of(job, store, parent)
     unlabelled = further_rows(job, splits, progress)
     facts = {"parent": parent.id, "rows": splits.fingerprint, "seed": job.seed}
     with store.lock(f"shrink-{digest(facts)[:24]}") as folder, EnergyMeter() as meter:
         work = Bench(job, splits, folder, progress, meter, began, unlabelled)
-        found = Search(work, parent, students)
+        found = Search(work, parent, named, smaller)
         found.run()
         judged = judge(found)
         plots = pareto(judged.report, folder, job.name or job.entry.name)
@@ -93,12 +93,12 @@ def check(job: Job) -> None:
         )
 
 
-def students_of(job: Job, store: Store, parent: Bundle) -> list[Found]:
-    """The bases that were named, and those smaller than the parent's that are on this machine."""
+def students_of(job: Job, store: Store, parent: Bundle) -> tuple[list[Found], list[Found]]:
+    """The bases that were named, and the others smaller than the parent's that are on this machine."""
     cache, task = store.work("bases"), task_of(parent)
     named = [find_base(name, "", cache, task.name) for name in job.students]
     known = {found.label for found in named}
-    return [*named, *(found for found in recipes.smaller_bases(parent, cache) if found.label not in known)]
+    return named, [found for found in recipes.smaller_bases(parent, cache) if found.label not in known]
 
 
 def further_rows(job: Job, splits: Splits, progress: Progress) -> tuple[Row, ...]:

@@ -48,10 +48,6 @@ class ObjectDetection(ImageTask):
     batch_size: ClassVar[int] = 16
     finds_objects: ClassVar[bool] = True
     default_top: ClassVar[int] = MOST_OBJECTS
-    no_shrink: ClassVar[str] = (
-        "the graph is convolutions, which the dynamic quantization here leaves as they are, and no other technique has "
-        "been proven on boxes; a smaller --image-size makes a faster model"
-    )
 
     def to_json(self) -> dict[str, Any]:
         fields = asdict(self) | {"labels": list(self.labels)}

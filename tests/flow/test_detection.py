@@ -188,8 +188,6 @@ def test_the_program_of_the_card_finds_the_same_objects(home: Path, made: Adapte
 
 def test_what_makes_no_sense_is_refused(home: Path, made: Adapted, data: Path) -> None:
     store = home / "models"
-    with pytest.raises(UsageError, match="cannot be shrunk"):
-        flow.shrink(made.name, store=store)
     with pytest.raises(UsageError, match="not drawn by class"):
         flow.adapt(data, base=str(home / "base"), shots=4, store=store)
     with pytest.raises(UsageError, match="no method 'lora' for object detection"):

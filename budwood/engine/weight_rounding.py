@@ -1,4 +1,4 @@
-"""Matrices as whole numbers of 8 or 4 bits with scales: numpy only.
+"""Matrices as whole numbers of 8 or 4 bits with scales: numpy, and scipy where inputs are known.
 
 Plain rounding, or rounding in order, where each input's error is made good by the inputs that are still to come
 (GPTQ: Frantar et al. 2023, arXiv:2210.17323). The latter needs to know how the inputs vary together.
@@ -46,9 +46,8 @@ def in_blocks(matrix: Floats, block: int, bits: int, moments: Floats | None = No
     outputs, width = matrix.shape
     count = -(-width // block)
     numbers = np.zeros((outputs, count * block), np.uint8)
-    scales, zeros = np.ones((outputs, count)), np.zeros((outputs, count))
-    # The errors of thousands of inputs add up, so they are kept in double precision.
-    rest: Floats = np.array(matrix, np.float32 if moments is None else np.float64)
+    scales, zeros = np.ones((2, outputs, count), np.float32)
+    rest: Floats = np.array(matrix, np.float32)
     spread = None if moments is None else square_root(np.asarray(moments, np.float64))
     for at in range(count):
         begin, end = at * block, min((at + 1) * block, width)
@@ -61,21 +60,26 @@ def in_blocks(matrix: Floats, block: int, bits: int, moments: Floats | None = No
         numbers[:, begin:end], errors = in_order(part, own[:, begin:end], scale, zero, 2**bits - 1)
         rest[:, end:] -= errors @ own[:, end:]
     parts = numbers.reshape(outputs, count, block)
-    return Blocks(pairs(parts, bits), scales.astype(np.float32), pairs(zeros.astype(np.uint8), bits))
+    return Blocks(pairs(parts, bits), scales, pairs(zeros.astype(np.uint8), bits))
 
 
 def square_root(moments: Floats) -> Floats:
-    """The upper factor of the inverse, whose rows say how an error of one input spreads over the later ones."""
+    """The upper factor U of the inverse, U'U, whose rows say how an error of one input spreads over the later ones."""
+    from scipy.linalg import lapack
+
     own = moments.copy()
     diagonal = np.diag_indices(len(own))
     unused = own[diagonal] == 0
     own[diagonal] += DAMPING * own[diagonal].mean() + np.where(unused, 1.0, 0.0)
-    return np.asarray(np.linalg.cholesky(np.linalg.inv(own)).T)
+    # With the inputs in reverse order one Cholesky factor and its inverse are enough.
+    lower, _ = lapack.dpotrf(own[::-1, ::-1], lower=1, clean=1)
+    inverse, _ = lapack.dtrtri(lower, lower=1)
+    return np.ascontiguousarray(inverse[::-1, ::-1], np.float32)
 
 
 def in_order(part: Floats, spread: Floats, scale: Floats, zero: Floats, top: int) -> tuple[NDArray[np.uint8], Floats]:
     """One block's numbers, input by input, and the errors that the inputs after the block have to make good."""
-    rest, numbers, errors = part.copy(), np.zeros(part.shape, np.uint8), np.zeros(part.shape)
+    rest, numbers, errors = part.copy(), np.zeros(part.shape, np.uint8), np.zeros(part.shape, np.float32)
     for at in range(part.shape[1]):
         numbers[:, at] = nearest(rest[:, at], scale, zero, top)
         errors[:, at] = (rest[:, at] - (numbers[:, at] - zero) * scale) / spread[at, at]
@@ -87,7 +91,7 @@ def grid(part: Floats, top: int) -> tuple[Floats, Floats]:
     """The scale and the zero of each row of a block with the least squared error; 0 stays 0."""
     low, high = np.minimum(part.min(axis=1), 0), np.maximum(part.max(axis=1), 0)
     best = np.full(len(part), np.inf)
-    scales, zeros = np.ones(len(part)), np.zeros(len(part))
+    scales, zeros = np.ones((2, len(part)), np.float32)
     for clip in CLIPS if top < 255 else CLIPS[:1]:  # the steps of 8 bits are fine enough
         scale = clip * (high - low) / top
         scale[scale == 0] = 1

@@ -29,6 +29,7 @@ __all__ = [
     "misses",
     "screen",
     "screen_rows",
+    "validation_drop",
 ]
 
 MAX_FINALISTS = 3

@@ -172,9 +172,13 @@ class Search:
         return recipes.with_quantizer(trial, suffix, quantizer)
 
     def loses_by_rounding(self, item: Made) -> bool:
-        """Whether a quantized candidate is fast and small enough, and dropped more than is allowed."""
-        drop = item.screened.drop if item.screened is not None else 0.0
-        return drop > self.budget.max_drop and not search.misses(item.speed, self.budget)
+        """Whether a quantized candidate is fast and small enough, and dropped too much where in float it did not."""
+        before = item.name.rpartition("+")[0]
+        floats = [other for other in self.made if other.name == before]
+        kept = not before or any(search.validation_drop(other) <= self.budget.max_drop for other in floats)
+        return (
+            kept and search.validation_drop(item) > self.budget.max_drop and not search.misses(item.speed, self.budget)
+        )
 
     def try_trained(self, trials: Sequence[Trial]) -> None:
         """Candidates of one training: their speed is known from untrained copies, and none is trained in vain."""

@@ -303,7 +303,10 @@ def models(store: Path | str | None = None) -> Store:
 def export(
     model: str, out: Path | str, *, format: str = "onnx", store: Path | str | None = None, progress: Progress = silent
 ) -> Path:
-    """Copy a model to a folder outside the store, in a format (`onnx` makes the graph when there is none)."""
+    """Copy a model to a folder outside the store, in a format (`onnx` makes the graph when there is none).
+
+    `edge` writes a folder with a runner that needs onnxruntime and numpy only, `browser` one with a page that runs it.
+    """
     from budwood.stages.asking import export_model
 
     home = Store.default(store)

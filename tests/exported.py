@@ -33,8 +33,8 @@ def text(folder: Path, tiny_bert: Path) -> Bundle:
     return classifier(folder, tiny_bert, "text_classification", tiny.splits())
 
 
-def image(folder: Path, network: str = "mobilenet_v2") -> Bundle:
-    """A classifier of images of one of `pictures.CONFIGS`."""
+def image(folder: Path, network: str = "mobilenet_v2", base: Path | None = None) -> Bundle:
+    """A classifier of images, of one of `pictures.CONFIGS` or of a network that is given."""
     rows = [
         {"image": pictures.encoded(pictures.scene(label, 20 * number + index)), "label": label}
         for number, label in enumerate(pictures.COLOURS)
@@ -42,7 +42,8 @@ def image(folder: Path, network: str = "mobilenet_v2") -> Bundle:
     ]
     parts = (rows[0::2], rows[1::4], rows[3::4])
     splits = Splits(*(Dataset.of(part, "tiny") for part in parts), seed=0)
-    return classifier(folder, pictures.base(folder / "base", network), "image_classification", splits)
+    base = base or pictures.base(folder / "base", network)
+    return classifier(folder, base, "image_classification", splits)
 
 
 def writer(folder: Path) -> Bundle:

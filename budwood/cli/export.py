@@ -1,20 +1,24 @@
 """`budwood export`: a model as a folder outside the store, for transformers, ONNX Runtime or a browser."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from budwood.cli.options import Json, Model, Store, choices
+from budwood.cli.options import Json, Store, choices
 from budwood.cli.screen import Screen
 
 FORMATS = choices("steps.export").removeprefix("auto|")
+FOLDERS = ("edge", "browser")
+WORDS = "MODEL, then where to write it. `edge` or `browser` before it asks for a folder with a runner, or with a page."
 
 
 def export(
-    model: Model,
+    words: Annotated[list[str], typer.Argument(metavar="[edge|browser] MODEL [OUT]", help=WORDS)],
     out: Annotated[
-        Path | None, typer.Argument(metavar="OUT", help="A folder that does not exist yet.  [default: NAME-VERSION]")
+        Path | None,
+        typer.Option("--out", "-o", metavar="OUT", help="The same as OUT: a new folder.  [default: NAME-VERSION]"),
     ] = None,
     format: Annotated[
         str, typer.Option(metavar=FORMATS, help="What the folder must hold; made where missing.")
@@ -24,22 +28,50 @@ def export(
 ) -> None:
     """Copy a model to a folder of its own, with its ONNX graph.
 
-    It is an ordinary Hugging Face directory, which needs no Budwood.
+    It is an ordinary Hugging Face directory, which needs no Budwood. `export edge` writes a classifier with a runner
+    that needs nothing but onnxruntime and numpy, `export browser` one with a web page that runs it by transformers.js.
     """
+    kind, model, given = parsed(words, out)
     with Screen(json, f"export: opening {model}") as screen:
         from budwood import flow
 
-        if out is None:
+        if given is None:
             entry = flow.entry(model, store)
-            out = Path(f"{entry.name}-{entry.version}" if entry.version else f"{entry.name}-export")
-        path = flow.export(model, out, format=format, store=store, progress=screen.progress)
+            end = kind or (str(entry.version) if entry.version else "export")
+            given = Path(f"{entry.name}-{end}")
+        path = flow.export(model, given, format=kind or format, store=store, progress=screen.progress)
         files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
         if json:
-            screen.data({"path": path, "format": format, "files": files})
+            screen.data({"path": path, "format": kind or format, "files": files, "size_mb": round(size, 2)})
             return
         screen.line(f"exported  {path}")
         screen.line(f"files     {', '.join(files)}")
-        screen.next(f"python -c \"from transformers import {loader(path)} as A; A.from_pretrained('{path}')\"")
+        screen.line(f"size      {size:,.1f} MB")
+        screen.next(*then(kind, path))
+
+
+def parsed(words: Sequence[str], out: Path | None) -> tuple[str, str, Path | None]:
+    """Kind of folder (empty for a copy), model and place. Raises UsageError where there are too many words."""
+    from budwood.core.errors import UsageError
+
+    kind, rest = (words[0], words[1:]) if words[0] in FOLDERS and len(words) > 1 else ("", words)
+    places = [*map(Path, rest[1:]), *([out] if out is not None else [])]
+    if len(places) > 1:
+        raise UsageError("there is more than one place to write to", where=str(places[1]), fix="name one folder")
+    return kind, rest[0], places[0] if places else None
+
+
+def then(kind: str, path: Path) -> tuple[str, ...]:
+    """What to type next."""
+    from shlex import quote
+
+    if kind == "edge":
+        example = "photo.ppm" if "image" in (path / "model.json").read_text(encoding="utf-8")[:60] else '"a text"'
+        return (f"python {quote(str(path / 'run.py'))} {example}",)
+    if kind == "browser":
+        return (f"cd {quote(str(path))} && npm install --ignore-scripts && python -m http.server",)
+    return (f"python -c \"from transformers import {loader(path)} as A; A.from_pretrained('{path}')\"",)
 
 
 def loader(path: Path) -> str:

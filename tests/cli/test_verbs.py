@@ -240,6 +240,27 @@ def test_export_finds_a_name_for_the_folder(run, tiny_bundle, tmp_path):
     assert run("export", "tickets", "elsewhere").out.startswith("exported  elsewhere\n")
 
 
+def test_export_writes_folders_for_the_edge_and_the_browser(run, tiny_bundle, tmp_path):
+    flow.models().publish("tickets", tiny_bundle)
+    ran = run("export", "edge", "tickets", "-o", "small", "--json")
+    assert ran.json["format"] == "edge"
+    assert "run.py" in ran.json["files"]
+    assert ran.json["size_mb"] == pytest.approx(
+        sum(p.stat().st_size for p in (tmp_path / "small").iterdir()) / 1e6, abs=0.01
+    )
+    ran = run("export", "edge", "tickets")
+    assert ran.out.startswith("exported  tickets-edge\n")
+    assert "python tickets-edge/run.py" in ran.err
+    ran = run("export", "browser", "tickets:1", "web")
+    assert (tmp_path / "web" / "index.html").is_file()
+    assert "npm install" in ran.err
+    ran = run("export", "edge", "tickets", "here", "-o", "there")
+    assert ran.code == 2
+    assert "more than one place" in ran.err
+    flow.models().publish("edge", tiny_bundle)
+    assert run("export", "edge").out.startswith("exported  edge-1\n")
+
+
 def test_serve_passes_its_flags_and_prints_an_address_and_a_line_to_paste(run, monkeypatch, tiny_bundle):
     flow.models("s").publish("tickets", tiny_bundle)
     calls = []

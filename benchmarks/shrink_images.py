@@ -1,12 +1,12 @@
 """Claim: static int8 makes MobileNetV2 and EfficientNet-Lite0 8 times as fast as transformers with torch, as right.
 
-    python benchmarks/shrink_images.py DATA_FOLDER --work FOLDER [STAGE …]
+    python benchmarks/shrink_images.py DATA_FOLDER --work FOLDER [STAGE]
 
-Stages, each of which goes on where it was: `adapt` fits heads on galaxies (half of the images are kept for the test)
-and on hymenoptera (the split of its authors), through the command line; `compare` quantizes each model and scores it on
-the test images beside its float parent; `race` runs batches of 16 through int8, float, torch with channels last, and
-transformers with torch in eager mode, in turns; `rates` counts images a minute at 160 pixels, of the network alone and
-of `budwood predict` from JPEG files, process start included.
+Stages, from the one that is named on; models that are there are not made again. `adapt` fits heads on galaxies (half of
+the images are kept for the test) and on hymenoptera (the split of its authors), through the command line. `compare`
+quantizes each model and scores it on the test images beside its float parent. `race` runs batches of 16 through int8,
+float, torch with channels last, and transformers with torch in eager mode, in turns. `rates` counts images a minute at
+160 pixels, of the network alone and of `budwood predict` from JPEG files, process start included.
 DATA_FOLDER has images/galaxy_spiral_212, images/hymenoptera_256 and weights/mobilenet_v2_1.0_224.
 Result: benchmarks/results/shrink_images.json
 """
@@ -101,8 +101,9 @@ def adapt(work: Work) -> dict[str, Any]:
 
 
 def compare(work: Work) -> dict[str, Any]:
-    """Accuracy on the test images before and after, with the paired interval of the drop."""
-    found = {}
+    """Accuracy on the test images before and after, with the paired interval of the drop; of each base on both sets."""
+    found: dict[str, Any] = {}
+    every: dict[str, list[list[float]]] = {}
     for name in work.models:
         parent = work.float_model(name)
         child, seconds = work.int8_model(name)
@@ -112,22 +113,24 @@ def compare(work: Work) -> dict[str, Any]:
         for bundle in (parent, child):
             with closing(Predictor.open(bundle)) as predictor:
                 scores.append(score(predictor, rows))
-        verdict = non_inferiority(scores[0].per_row, scores[1].per_row, MAX_DROP)
         report = child.manifest.report
+        both = every.setdefault(name.partition("-")[0], [[], []])
+        for kept, own in zip(both, scores, strict=True):
+            kept.extend(own.per_row.tolist())
         found[name] = {
-            "n": len(rows),
-            "float": scores[0].value,
-            "int8": scores[1].value,
-            "drop": verdict.drop,
-            "drop_ci": verdict.drop_ci,
-            "upper": verdict.upper,
-            "verdict": verdict.verdict,
-            "flips": verdict.flips,
+            **judged(scores[0].per_row.tolist(), scores[1].per_row.tolist()),
             "size_mb": [size(parent, "onnx"), size(child, "onnx-int8")],
             "quantize_seconds": seconds,
             **{key: report[key] for key in ("scheme", "reduce_range", "kept_float", "fell_back", "noise")},
         }
-    return found
+    return found | {f"{base}, both sets": judged(*both) for base, both in every.items()}
+
+
+def judged(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
+    """Accuracies, and the drop with its interval, of the same rows in the same order."""
+    verdict = non_inferiority(before, after, MAX_DROP)
+    facts = {key: getattr(verdict, key) for key in ("n", "drop", "drop_ci", "upper", "verdict", "flips")}
+    return {"float": float(np.mean(before)), "int8": float(np.mean(after)), **facts}
 
 
 def size(bundle: Bundle, format: str) -> float:
@@ -270,11 +273,11 @@ STAGES = {"adapt": adapt, "compare": compare, "race": race, "rates": rates}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("stages", nargs="*", choices=[*STAGES, []])
+    parser.add_argument("stage", nargs="?", default="adapt", choices=STAGES)
     parser.add_argument("--work", type=Path, required=True)
     given = parser.parse_args()
     work = Work(given.data, given.work)
-    for stage in given.stages or STAGES:
+    for stage in list(STAGES)[list(STAGES).index(given.stage) :]:
         found = STAGES[stage](work)
         if found:
             result = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}

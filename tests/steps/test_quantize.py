@@ -3,6 +3,7 @@
 import shutil
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -283,3 +284,19 @@ def test_generators_have_ways_of_their_own(name: str, tmp_path: Path, monkeypatc
     with pytest.raises(StepError, match="in other ways") as caught:
         child(registry.get("steps/shrink", name)(), parent, EMPTY, tmp_path)
     assert "quantize_weights" in caught.value.fix
+
+
+@pytest.mark.parametrize("kind", ["vit", "convnext"])
+def test_other_networks_for_images_in_8_bits(kind: str, tmp_path: Path) -> None:
+    rows = read_dataset(pictures.folder(tmp_path / "photos", each=16)).dataset
+    task = registry.get("tasks", "image_classification")
+    splits = task.split(rows, test=None, seed=0, shots=None)
+    base = pictures.base(tmp_path / "base", kind)
+    own_size = replace(task.from_rows(splits.train.rows), image_size=0)
+    parent, context = made(base, own_size, splits, tmp_path, HEAD, ONNX)
+    found = child(QuantizeStatic(rows=16, activations="unsigned"), parent, context, tmp_path)
+    in_float = found.manifest.report["float_operators"]
+    assert in_float.keys().isdisjoint({"Attention", "Conv"})
+    assert in_float.get("MatMul", 0) == {"vit": 4, "convnext": 0}[kind]  # queries with keys, and weights with values
+    assert "int8" in {weight.dtype.name for weight in weights_of(found)}
+    assert accuracy(found, context) >= accuracy(parent, context) - 0.05

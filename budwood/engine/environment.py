@@ -7,24 +7,56 @@ from budwood.core import registry
 from budwood.engine.bases import catalogue, packaged
 from budwood.engine.findings import Finding, gravest_first
 from budwood.engine.machine import memory_gb, usable_cores, versions
+from budwood.engine.providers import PROVIDERS, VARIABLE
 from budwood.engine.table import note
 from budwood.engine.transformers_import import torchvision_fault
 
-__all__ = ["describe_environment", "examine_environment"]
+__all__ = ["describe_environment", "examine_environment", "runtimes_here"]
 
 EXTRAS = {
     "train": (("torch", "transformers", "sklearn", "onnx", "peft", "matplotlib"), "adapt, shrink, plan and evaluate"),
     "chem": (("rdkit",), "molecules"),
+    "openvino": (("openvino", "nncf"), "--runtime openvino, and the int8 graphs that it runs fast"),
+    "prune": (("torch_pruning",), "cuts of channels"),
 }
 """For each extra of the package: the modules that it brings, and what needs them."""
 
 
 def describe_environment() -> list[str]:
-    """The cores, the memory and the versions of packages, as lines to be printed."""
+    """The cores, the memory, versions of packages and the runtimes, as lines to be printed."""
     facts = [note("cores", usable_cores(), "that this process may use")]
     if (memory := memory_gb()) is not None:
         facts.append(note("memory", f"{memory} GB", "of the machine"))
-    return facts + [note(name, number, "installed") for name, number in versions().items()]
+    facts += [note(name, number, "installed") for name, number in versions().items()]
+    return facts + [note(name, state, why) for name, state, why in runtimes_here()]
+
+
+def runtimes_here() -> list[tuple[str, str, str]]:
+    """Each runtime, and each execution provider of ONNX Runtime: its name, `there` or `absent`, and what brings it.
+
+    A provider that is there may still fail to start: drivers show only then.
+    """
+    found = []
+    for name in registry.names("runtimes"):
+        kind = registry.get("runtimes", name)
+        here = not kind.library or find_spec(kind.library) is not None
+        number = f"{kind.library} {installed(kind.library)}" if here and kind.library else "needs nothing"
+        found.append((f"runtime {name}", *(("there", number) if here else ("absent", kind.install))))
+    official = available_providers()
+    for name, provider in PROVIDERS.items():
+        here = provider.official in official
+        taken = "taken by itself" if provider.automatic else f"taken where {VARIABLE} names it"
+        found.append((f"provider {name}", *(("there", taken) if here else ("absent", provider.install))))
+    return found
+
+
+def available_providers() -> list[str]:
+    """ONNX Runtime's own names of the providers that it was built with; none where it is not installed."""
+    if find_spec("onnxruntime") is None:
+        return []
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
 
 
 def examine_environment() -> list[Finding]:

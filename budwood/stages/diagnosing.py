@@ -15,7 +15,7 @@ from budwood.engine.collection import collection_of
 from budwood.engine.columns import NoLabelError
 from budwood.engine.corpus_doctor import diagnose_corpus
 from budwood.engine.doctor import diagnose
-from budwood.engine.environment import describe_environment, examine_environment
+from budwood.engine.environment import describe_environment, examine_environment, runtimes_here
 from budwood.engine.image_doctor import diagnose_images, write_images
 from budwood.engine.machine import versions
 from budwood.engine.mending import mended_table, write_table
@@ -42,7 +42,9 @@ def diagnose_data(
         for flag, value in (("--test", test), ("--fix", fix)):
             if value is not None:
                 raise UsageError(f"{flag} needs data to look at", where=flag, fix=f"budwood doctor DATA {flag} …")
-        return Diagnosed(examine_environment(), tuple(describe_environment()), {"packages": versions()})
+        runtimes = {name: {"state": state, "note": why} for name, state, why in runtimes_here()}
+        facts = {"packages": versions(), "runtimes": runtimes}
+        return Diagnosed(examine_environment(), tuple(describe_environment()), facts)
     if isinstance(boxes := collection_of(Path(data)), BoxCollection):
         return of_boxes(boxes, Path(data), test, fix)
     reading = read(data, target, input)

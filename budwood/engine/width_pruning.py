@@ -59,7 +59,8 @@ def cut_feed_forward(model: Any, keep: float, losses: Losses, round_to: int = 32
     """Keep a share of the units of every layer, in place, and return the width before and after.
 
     A unit's importance is what the loss would change by without it, to first order (Michel et al. 2019,
-    arXiv:1905.10650; Molchanov et al. 2019, arXiv:1906.10771). What cut units gave on average goes into the bias.
+    arXiv:1905.10650; Molchanov et al. 2019, arXiv:1906.10771). Their mean does not go into the bias: a few tokens with
+    huge values make it, and it would harm all the others.
 
     Args:
         keep: share of the units.
@@ -76,7 +77,6 @@ def cut_feed_forward(model: Any, keep: float, losses: Losses, round_to: int = 32
     look(model, seen, losses)
     for feed, found in zip(feeds, seen, strict=True):
         kept = strongest(found.importance(), new)
-        compensate(feed.reader, found.mean(), kept)
         for maker in feed.makers:
             sides = [unit + side * width for side in range(feed.gated) for unit in kept]
             keep_units(maker, outputs=sides)
@@ -153,11 +153,10 @@ def chosen(parameter: Tensor, numbers: Sequence[int], dimension: int) -> nn.Para
 
 
 class Seen:
-    """What passes into a layer: the mean of each unit, and how much the loss hangs on it. Both have shape (units,)."""
+    """How much the loss hangs on each unit that passes into a layer, shape (units,)."""
 
     def __init__(self, reader: nn.Module) -> None:
-        width = sizes(reader)[0]
-        self.change, self.total, self.count = torch.zeros(width), torch.zeros(width), 0
+        self.change = torch.zeros(sizes(reader)[0])
         self.hook = reader.register_forward_pre_hook(lambda _, inputs: self.watch(inputs[0]))
 
     def watch(self, units: Tensor) -> None:
@@ -167,18 +166,12 @@ class Seen:
 
     def add(self, units: Tensor, gradient: Tensor) -> None:
         units, gradient = units.flatten(0, -2), gradient.flatten(0, -2)
-        counted = gradient.abs().sum(dim=1) > 0  # padding has no say in the loss
         self.change += (units * gradient).abs().sum(dim=0)
-        self.total += units[counted].sum(dim=0)
-        self.count += int(counted.sum())
 
     def importance(self) -> Tensor:
         if not bool(torch.isfinite(self.change).all()):
             raise StepError("the weights are not finite numbers", where=WHERE, fix="shrink another model")
         return self.change
-
-    def mean(self) -> Tensor:
-        return self.total / max(1, self.count)
 
 
 def look(model: Any, seen: Sequence[Seen], losses: Losses) -> None:
@@ -200,17 +193,6 @@ def look(model: Any, seen: Sequence[Seen], losses: Losses) -> None:
 
 def strongest(importance: Tensor, count: int) -> list[int]:
     return sorted(importance.argsort(descending=True, stable=True)[:count].tolist())
-
-
-def compensate(reader: Any, mean: Tensor, kept: Sequence[int]) -> None:
-    """Add what the units that go gave on average to the bias of the layer that read them, where it has one."""
-    if reader.bias is None:
-        return
-    gone = mean.clone()
-    gone[list(kept)] = 0
-    weight = reader.weight if isinstance(reader, nn.Linear) else reader.weight.T
-    with torch.no_grad():
-        reader.bias += weight @ gone
 
 
 def cut_heads(model: Any, keep: float, losses: Losses) -> tuple[int, int]:
@@ -239,7 +221,6 @@ def cut_heads(model: Any, keep: float, losses: Losses) -> tuple[int, int]:
     look(model, seen, losses)
     for layer, found in zip(layers, seen, strict=True):
         kept = strongest(found.importance().reshape(groups, -1).sum(dim=1), new)
-        compensate(layer.o_proj, found.mean(), spread(kept, heads // groups * size))
         keep_units(layer.q_proj, outputs=spread(kept, heads // groups * size))
         keep_units(layer.k_proj, outputs=spread(kept, size))
         keep_units(layer.v_proj, outputs=spread(kept, size))

@@ -38,8 +38,8 @@ from budwood.engine.statistics import non_inferiority
 RESULT = Path(__file__).parent / "results" / "shrink_images.json"
 PEER = "transformers + torch eager"
 MAX_DROP = 0.01
-BATCH, ROUNDS, SMALL = 16, 15, 160
-FILES = {"160_px": (SMALL, 4000), "256_px": (0, 4000)}
+BATCH, ROUNDS, SMALL = 16, 9, 160
+FILES = {"160_px": (SMALL, 3000), "256_px": (0, 3000)}
 """Edge of the JPEG files that `predict` reads, 0 for as they are, and how many."""
 Forward = Callable[[np.ndarray], np.ndarray]
 

@@ -7,16 +7,16 @@ import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 from budwood.core.bundle import Bundle
 from budwood.core.errors import StepError, UsageError, require
 from budwood.core.step import Context, Step
-from budwood.core.task import Arrays
+from budwood.core.task import Arrays, Row
 from budwood.engine import quantization
-from budwood.engine.predictor import task_of
+from budwood.engine.predictor import batches, task_of
 
 __all__ = ["QuantizeOpenvino"]
 
@@ -56,9 +56,13 @@ class QuantizeOpenvino(Step):
         kept = [*quantization.check_names(self.keep_float, every, self.name), *final]
         quantization.remaining(every, kept, self.name)
         names = [item.name for item in model.graph.input]
-        inputs = list(quantization.feeds(task, encoder, rows, names, BATCH))
+        groups = [[rows[i] for i in numbers] for numbers in batches(task.lengths(rows), BATCH)]
+
+        def feed(group: Sequence[Row]) -> Arrays:
+            return next(quantization.feeds(task, encoder, group, names, BATCH))
+
         with silent_nncf(), graphs.quiet():
-            made = self.quantized(model, inputs, kept, graphs.is_transformer(model))
+            made = self.quantized(model, groups, feed, kept, graphs.is_transformer(model))
         content: bytes = graphs.compact(graphs.unsigned(made)).SerializeToString()
         report = {
             "calibration": {"rows": len(rows), "method": "nncf"},
@@ -68,8 +72,15 @@ class QuantizeOpenvino(Step):
         }
         return quantization.save_int8(parent, context, self, content, report)
 
-    def quantized(self, model: Any, inputs: Sequence[Arrays], kept: Sequence[str], transformer: bool) -> Any:
-        """Raises StepError where NNCF does not take the graph."""
+    def quantized(
+        self,
+        model: Any,
+        groups: Sequence[Sequence[Row]],
+        feed: Callable[[Sequence[Row]], Arrays],
+        kept: Sequence[str],
+        transformer: bool,
+    ) -> Any:
+        """Batches are encoded when NNCF asks for them. Raises StepError where it does not take the graph."""
         nncf = require("nncf", extra="openvino")
         advanced = require("nncf.quantization.advanced_parameters", extra="openvino")
         # One range for all channels of an activation: ONNX Runtime computes in float where each has its own.
@@ -77,10 +88,10 @@ class QuantizeOpenvino(Step):
         try:
             return nncf.quantize(
                 model,
-                nncf.Dataset(inputs),
+                nncf.Dataset(groups, feed),
                 preset=nncf.QuantizationPreset.MIXED,
                 advanced_parameters=advanced.AdvancedQuantizationParameters(activations_quantization_params=whole),
-                subset_size=len(inputs),
+                subset_size=len(groups),
                 fast_bias_correction=not self.exact_bias,
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
                 ignored_scope=nncf.IgnoredScope(names=list(kept), validate=False),

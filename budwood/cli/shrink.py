@@ -169,6 +169,8 @@ def in_words(item: "Candidate", chosen: bool) -> str:
     """What became of a candidate, and why."""
     if chosen:
         result = "chosen"
+    elif item.rung == 0:
+        result = "the model as it is"
     elif item.score is None:
         result = "left out"
     elif item.within_budget:

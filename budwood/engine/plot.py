@@ -160,6 +160,8 @@ def reason(item: Candidate, report: ShrinkReport) -> str:
         return f"refused: above {budget.max_mb:g} MB"
     if item.verdict == "UNDECIDED":
         return f"undecided: needs {item.rows_needed:,} rows" if item.rows_needed else "undecided"
+    if item.control_drop is not None and item.control_drop > budget.max_drop:
+        return f"refused: {100 * item.control_drop:.1f} points below the control"
     return "refused"
 
 

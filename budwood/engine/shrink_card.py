@@ -65,7 +65,8 @@ def class_table(changes: Sequence[ClassChange]) -> tuple[list[str], list[list[st
 
 
 def refusals(report: ShrinkReport) -> list[Candidate]:
-    return [item for item in report.candidates if not item.within_budget and item.why]
+    """The candidates that were not accepted. Other runtimes of the parent are none."""
+    return [item for item in report.candidates if not item.within_budget and item.why and item.rung != 0]
 
 
 def shrink_section(report: ShrinkReport | None) -> str:

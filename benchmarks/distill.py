@@ -107,7 +107,7 @@ def classifier(job: str, data: Path, work: Path, epochs: int) -> dict[str, Any]:
     ways: dict[str, Step] = {
         "student": DropLayers(layers=LAYERS, epochs=epochs),
         "control: same layers without a teacher": DropLayers(layers=LAYERS, hard=1.0, direction=0.0, epochs=epochs),
-        "control: teacher trained on": Full(epochs=epochs // 2),
+        "control: teacher trained on": Full(epochs=max(1, epochs // 2)),
     }
     models = {"teacher": teacher} | {name: made(teacher, (step,), context) for name, step in ways.items()}
     models[TRIMMED] = made(models["student"], (TrimVocabulary(TOKENS),), context)

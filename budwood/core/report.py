@@ -103,8 +103,6 @@ class Candidate:
     """Energy of a thousand rows in batches, in watt-hours, from their time and an assumed power of a core."""
     load_s: float | None = None
     """Seconds to open it, in a process that has everything imported."""
-    disk_mb: float | None = None
-    """Size of the model's file where it is stored packed; None where it is stored as it is loaded."""
     notes: tuple[str, ...] = ()
     """What its steps decided, such as the layers that stay in float."""
 

@@ -26,6 +26,8 @@ __all__ = ["Judged", "judge"]
 
 OPENINGS = "openings.json"
 CONTROL = "dense control"
+CUTS = "cuts.json"
+LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,6 @@ def verdict_of(
         control_drop_ci=None if against is None else against.drop_ci,
         energy_wh_per_1000=energy(speeds[item.name]),
         load_s=load_s,
-        disk_mb=disk_mb(item.bundle),
         notes=notes_of(item.bundle),
     )
 
@@ -185,15 +186,19 @@ def energy(speed: Speed) -> float:
     return 1000 / speed.items_per_s * speed.threads * WATTS_PER_CORE / 3600
 
 
-def disk_mb(bundle: Bundle) -> float | None:
-    """Megabytes of the model's file where it is stored smaller than it is loaded; None elsewhere."""
-    report = bundle.manifest.report.get("packed")
-    return float(report["disk_mb"]) if isinstance(report, dict) and "disk_mb" in report else None
-
-
 def notes_of(bundle: Bundle) -> tuple[str, ...]:
-    """What the candidate's steps have to tell the user: layers left in float, cuts that no configuration describes."""
-    return tuple(str(item) for item in bundle.manifest.report.get("notes", ()))
+    """What the candidate's steps have to tell: layers left in float, how long unpacking takes, a student too large."""
+    report = bundle.manifest.report
+    found = []
+    if kept := report.get("fell_back"):
+        found.append(f"{len(kept)} layers stay in float, since they lost most: {', '.join(kept[:LISTED])}")
+    if "packed" in report:
+        found.append("its file is packed, and expanded when it is loaded: it takes no less memory")
+    if "warning" in report:
+        found.append(str(report["warning"]))
+    if CUTS in bundle.manifest.files:
+        found.append("its channels are described by no configuration, but by the list in cuts.json")
+    return tuple(found)
 
 
 def count_opening(work: Bench) -> int:

@@ -230,7 +230,7 @@ def shrink(
     max_class_drop: float = 0.1,
     max_minutes: float | None = None,
     explore: bool = False,
-    student: str | Sequence[str] = (),
+    student: str | Sequence[str] | None = None,
     unlabelled: Path | str | None = None,
     data: Path | str | None = None,
     test: Path | str | None = None,
@@ -252,7 +252,7 @@ def shrink(
 
     home = Store.default(store)
     budget = Budget(max_drop, max_p95_ms, max_mb, max_class_drop)
-    students = (student,) if isinstance(student, str) else tuple(student)
+    students = (student,) if isinstance(student, str) else tuple(student or ())
     job = Job(home.resolve(model), budget, max_minutes, data, test, name, seed, explore, students, unlabelled)
     return run(job, home, progress)
 

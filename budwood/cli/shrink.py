@@ -18,28 +18,31 @@ NOT_WITHIN_BUDGET = 5
 WIDER = 1.15
 
 
+MaxDrop = Annotated[float, typer.Option(metavar="SHARE", help="The largest drop of the score; 0.01 is one point.")]
+MaxTime = Annotated[float | None, typer.Option(metavar="MS", help="The largest p95 time of one row, on this machine.")]
+MaxSize = Annotated[float | None, typer.Option(metavar="MB", help="The largest size of what a server loads.")]
+ClassFloor = Annotated[
+    float, typer.Option(metavar="SHARE", help="The largest drop of a single class; 1 sets no floor.")
+]
+Explore = Annotated[bool, typer.Option("--explore", help="Try every rung, though an earlier one keeps the limits.")]
+Student = Annotated[
+    list[str] | None, typer.Option(metavar="NAME|DIR", help="A smaller base to try as well; may be repeated.")
+]
+Unlabelled = Annotated[
+    Path | None, typer.Option(metavar="DATA", help="Rows without labels for students to learn from.")
+]
+
+
 def shrink(
     model: Model,
-    max_drop: Annotated[
-        float, typer.Option(metavar="SHARE", help="The largest drop of the score; 0.01 is one point.")
-    ] = 0.01,
-    max_p95_ms: Annotated[
-        float | None, typer.Option(metavar="MS", help="The largest p95 time of one row, on this machine.")
-    ] = None,
-    max_mb: Annotated[float | None, typer.Option(metavar="MB", help="The largest size of what a server loads.")] = None,
-    max_class_drop: Annotated[
-        float, typer.Option(metavar="SHARE", help="The largest drop of a single class; 1 sets no floor.")
-    ] = 0.1,
+    max_drop: MaxDrop = 0.01,
+    max_p95_ms: MaxTime = None,
+    max_mb: MaxSize = None,
+    max_class_drop: ClassFloor = 0.1,
     max_minutes: MaxMinutes = None,
-    explore: Annotated[
-        bool, typer.Option("--explore", help="Try every rung, though an earlier one keeps the limits.")
-    ] = False,
-    student: Annotated[
-        list[str] | None, typer.Option(metavar="NAME|DIR", help="A smaller base to try as well; may be repeated.")
-    ] = None,
-    unlabelled: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="Rows without labels for students to learn from.")
-    ] = None,
+    explore: Explore = False,
+    student: Student = None,
+    unlabelled: Unlabelled = None,
     data: Annotated[
         Path | None, typer.Option(metavar="DATA", help="The rows of the training, where the store has them no more.")
     ] = None,
@@ -67,7 +70,7 @@ def shrink(
             max_class_drop=max_class_drop,
             max_minutes=max_minutes,
             explore=explore,
-            student=tuple(student or ()),
+            student=student,
             unlabelled=unlabelled,
             data=data,
             test=test,

@@ -155,7 +155,7 @@ def test_shrink_passes_its_flags_and_prints_candidates_plot_and_next_command(run
     assert verb.parameters == {
         "max_class_drop": 0.2,
         "explore": True,
-        "student": ("a", "b"),
+        "student": ["a", "b"],
         "unlabelled": Path("u.csv"),
         "max_drop": 0.02,
         "max_p95_ms": 5.0,

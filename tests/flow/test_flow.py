@@ -16,7 +16,7 @@ from budwood.core.errors import DataError, NotFoundError, UsageError  # noqa: E4
 from budwood.core.store import Store  # noqa: E402
 from budwood.engine import conformance, planning  # noqa: E402
 from budwood.engine.predictor import Predictor  # noqa: E402
-from budwood.stages import adapting, asking, heads, shrink_judging, shrink_search, shrinking, workbench  # noqa: E402
+from budwood.stages import adapting, asking, heads, shrink_judging, shrink_search, workbench  # noqa: E402
 
 
 def table(path: Path, repeats: int = 12) -> Path:
@@ -205,7 +205,7 @@ def test_every_predictor_that_a_stage_opens_is_closed(
             closed.append(self.runtime)
             super().close()
 
-    for stage in (adapting, asking, heads, shrinking, workbench):
+    for stage in (adapting, asking, heads, shrink_judging, shrink_search, workbench):
         monkeypatch.setattr(stage, "Predictor", Watched)
     monkeypatch.setattr(shrink_judging, "RACE_SECONDS", 0.1)
     data, store = table(tmp_path / "t.jsonl", 30), tmp_path / "models"

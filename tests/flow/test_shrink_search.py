@@ -1,4 +1,4 @@
-"""The search on a tiny model with known speeds: where it stops, what is not trained, what a rerun finds, the control."""
+"""The search on a tiny model with known speeds: where it stops, what is not trained, what a rerun finds, the control"""
 
 import json
 from collections.abc import Mapping

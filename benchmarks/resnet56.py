@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from budwood.engine.statistics import interval, non_inferiority
 
 RESULT = Path(__file__).parent / "results" / "resnet56.json"
 PARENT = Schedule(epochs=8, rate=0.05)
-CHILD = Schedule(epochs=9, rate=0.05, seed=1, views=5)
+CHILD = Schedule(epochs=6, rate=0.05, seed=1, views=4)
 PRUNED_BY = 0.45
 """Share of the schedule after which no further weight becomes zero."""
 BITS = 8
@@ -45,8 +46,8 @@ BARS = {"sparse90": 0.010, "sparse80": 0.003, "narrow": 0.015}
 class Workshop:
     """What the stages share: the photos, and models by their names in the work folder."""
 
-    def __init__(self, data: Path, work: Path) -> None:
-        self.data, self.work = data, work
+    def __init__(self, data: Path, work: Path, child: Schedule = CHILD) -> None:
+        self.data, self.work, self.child = data, work, child
         work.mkdir(parents=True, exist_ok=True)
         self.photos = read_photos(data / "images" / "cifar10_jpeg" / "cifar10_jpeg_25k.tar.xz", work)
 
@@ -95,13 +96,13 @@ def parent(shop: Workshop) -> None:
 
 def teach(shop: Workshop, first: int) -> None:
     """Every second view, so that two processes share them."""
-    for number in range(first, CHILD.views, 2):
-        shop.taught(number, view(shop.photos["train"].images, CHILD.seed, number))
+    for number in range(first, shop.child.views, 2):
+        shop.taught(number, view(shop.photos["train"].images, shop.child.seed, number))
 
 
 def control(shop: Workshop) -> None:
     model = shop.load("parent")
-    shop.train("control", model, CHILD, teach=shop.taught)
+    shop.train("control", model, shop.child, teach=shop.taught)
     shop.save("control", model)
 
 
@@ -111,7 +112,7 @@ def sparse(shop: Workshop, name: str, sparsity: float) -> None:
     model = shop.load("parent")
     modules = prunable(model)
     hook = GradualPruning(modules, sparsity, end=PRUNED_BY)
-    shop.train(name, model, CHILD, teach=shop.taught, after_step=hook)
+    shop.train(name, model, shop.child, teach=shop.taught, after_step=hook)
     hook.release()
     shop.note(name, pruned=sparsity_report(model, modules))
     shop.save(name, model)
@@ -129,7 +130,7 @@ def narrow(shop: Workshop) -> None:
         shop.note("narrow", cuts=cutting.cuts, macs=[cutting.macs_before, cutting.macs_after])
     model = shop.load("parent")
     apply_cuts(model, shop.facts("narrow")["cuts"])
-    shop.train("narrow", model, CHILD, teach=shop.taught)
+    shop.train("narrow", model, shop.child, teach=shop.taught)
     shop.save("narrow", model)
 
 
@@ -200,7 +201,7 @@ def quantized(shop: Workshop, graph: bytes) -> dict[str, bytes]:
     feeds = [{"images": images[start : start + 10]} for start in range(0, CALIBRATION, 10)]
     model = graphs.prepared(onnx.load_from_string(graph), shop.work)
     ranges = graphs.calibrated(model, feeds, "minmax", 99.99, shop.work)
-    other = nncf.quantize(onnx.load_from_string(graph), nncf.Dataset(feeds), subset_size=CALIBRATION)
+    other = nncf.quantize(onnx.load_from_string(graph), nncf.Dataset(feeds), subset_size=len(feeds))
     return {
         "static": graphs.static_graph(model, ranges, graphs.final_layers(model)),
         "nncf": other.SerializeToString(),
@@ -295,9 +296,10 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1, help="of training; two runs of one thread beat one of two")
+    parser.add_argument("--epochs", type=int, default=CHILD.epochs, help="of the control and of what is pruned")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    STAGES[options.stage](Workshop(options.data, options.work))
+    STAGES[options.stage](Workshop(options.data, options.work, replace(CHILD, epochs=options.epochs)))
 
 
 if __name__ == "__main__":

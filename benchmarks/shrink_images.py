@@ -1,9 +1,9 @@
-"""Claim: static int8 makes MobileNetV2 and EfficientNet-Lite0 8 times as fast as transformers with torch, as right.
+"""Static int8 makes MobileNetV2 and EfficientNet-Lite0 8 times as fast as transformers with torch, as right.
 
     python benchmarks/shrink_images.py DATA_FOLDER --work FOLDER [STAGE]
 
-Stages, from the one that is named on; models that are there are not made again. `adapt` fits heads on galaxies (half of
-the images are kept for the test) and on hymenoptera (the split of its authors), through the command line. `compare`
+First `budwood adapt` fits heads on galaxies (half of the images are kept for the test) and on hymenoptera (the split of
+its authors); models that are there are not made again. Then stages, from the one that is named on: `compare`
 quantizes each model and scores it on the test images beside its float parent. `race` runs batches of 16 through int8,
 float, torch with channels last, and transformers with torch in eager mode, in turns. `rates` counts images a minute at
 160 pixels, of the network alone and of `budwood predict` from JPEG files, process start included.
@@ -90,14 +90,13 @@ class Work:
         return made, round(time.monotonic() - began, 1)
 
 
-def adapt(work: Work) -> dict[str, Any]:
+def adapt(work: Work) -> None:
     """One `budwood adapt` for each model that is not in the store."""
     for name, (rows, options) in {**work.models, **work.small}.items():
         if name not in work.store.names():
             train, test = rows()
             fixed = ["--method", "head", "--seed", "0", "--store", str(work.home / "store"), "--name", name]
             budwood("adapt", str(train), "--test", str(test), *fixed, *options)
-    return {}
 
 
 def compare(work: Work) -> dict[str, Any]:
@@ -267,23 +266,23 @@ def end_to_end(work: Work, name: str, folder: Path) -> float:
     return 60 * len(list(folder.iterdir())) / (time.monotonic() - began)
 
 
-STAGES = {"adapt": adapt, "compare": compare, "race": race, "rates": rates}
+STAGES = {"compare": compare, "race": race, "rates": rates}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("stage", nargs="?", default="adapt", choices=STAGES)
+    parser.add_argument("stage", nargs="?", default="compare", choices=STAGES)
     parser.add_argument("--work", type=Path, required=True)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     work = Work(given.data, given.work)
+    adapt(work)
     for stage in list(STAGES)[list(STAGES).index(given.stage) :]:
         found = STAGES[stage](work)
-        if found:
-            result = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
-            result |= {"machine": describe(), "seed": 0, "max_drop": MAX_DROP, stage: found}
-            RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            print(json.dumps({stage: found}, indent=1))
+        result = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+        result |= {"machine": describe(), "seed": 0, "max_drop": MAX_DROP, stage: found}
+        RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps({stage: found}, indent=1))
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--work", type=Path, help="keeps the models of speed and batch for the next run")
     asked = parser.parse_args()
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # threads that spin made the peer 13 times slower beside other work
     found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         work = asked.work or Path(folder)

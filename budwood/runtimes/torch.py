@@ -20,19 +20,22 @@ class TorchRuntime(Runtime):
     def __init__(self, model: Any) -> None:
         self._torch = require("torch", extra="train")
         self._model = model.eval()
+        self._threads_before = 0
 
     @classmethod
     def open(cls, bundle: Bundle, threads: int) -> Self:
-        """Load the safetensors. `threads` sets torch's process-wide thread count; 0 leaves it as it is.
+        """Load the safetensors. `threads` sets torch's process-wide thread count until `close`; 0 leaves it as it is.
 
         Raises:
             BundleError: the bundle has no safetensors.
         """
         torch = require("torch", extra="train")
         bundle.model_file("torch")
+        runtime = cls(task_of(bundle).build(bundle.path))
         if threads:
+            runtime._threads_before = torch.get_num_threads()
             torch.set_num_threads(threads)
-        return cls(task_of(bundle).build(bundle.path))
+        return runtime
 
     def run(self, inputs: Arrays) -> Arrays:
         with self._torch.inference_mode():
@@ -41,4 +44,8 @@ class TorchRuntime(Runtime):
             return {name: value.numpy() for name, value in self._model(**tensors).items()}
 
     def close(self) -> None:
+        """Let the model go and give the process its thread count back, for the training that may follow."""
         self._model = None
+        if self._threads_before:
+            self._torch.set_num_threads(self._threads_before)
+            self._threads_before = 0

@@ -42,8 +42,9 @@ class Recipe:
     def run(self, parent: Bundle, context: Context, cache: Path) -> Bundle:
         """Apply the steps in order. Their results stay in `cache`, one folder a prefix; `context.out` is not used.
 
-        A result is reused when the parent, the steps so far with their parameters, the rows, those without labels too,
-        the task, the seed and the time limit are the same, and every byte of it verifies. A damaged one is made again.
+        A result is reused when the parent, the steps so far with their parameters and inputs, the rows, those without
+        labels too, the task, the seed and the time limit are the same, and every byte of it verifies. A damaged one is
+        made again.
 
         Raises:
             UsageError: the formats do not chain; nothing was done.
@@ -88,12 +89,14 @@ EXAMPLE = 'write: [[step]] and below it: name = "shrink.quantize_dynamic"'
 
 
 def key_after(key: str, step: Step, context: Context) -> str:
-    """The name of a result: the same for the same past, step, parameters, rows, task, seed and time limit."""
+    """The name of a result: the same for the same past, step, parameters, inputs, rows, task, seed and time limit."""
     rows = context.splits.fingerprint if context.splits else None
     task = {"name": context.task.name, **context.task.to_json()} if context.task else None
     facts = {"rows": rows, "task": task, "seed": context.seed, "seconds": context.seconds}
     if context.unlabelled:
         facts["unlabelled"] = Dataset.of(context.unlabelled).fingerprint
+    if inputs := step.inputs():
+        facts["inputs"] = inputs
     return digest({"after": key, "step": step.name, "parameters": step.parameters(), **facts})
 
 

@@ -76,5 +76,12 @@ class Step(ABC):
         """What it will do with so many rows, as `key=value  # why`; empty where nothing depends on them."""
         return ""
 
+    def inputs(self) -> str:
+        """What the result depends on besides the parameters, the parent and the context, such as the content of a file.
+
+        It is part of the key of a stored result; empty where there is nothing else.
+        """
+        return ""
+
     def parameters(self) -> dict[str, Any]:
         return asdict(self)  # type: ignore[call-overload, no-any-return]  # every concrete step is a dataclass

@@ -1,6 +1,5 @@
 """A base model's folder, taken in as a bundle that has no task yet."""
 
-import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +9,9 @@ from budwood.core.commit import remove_folder
 from budwood.core.errors import BundleError, UsageError
 from budwood.core.opening import check_model_folder
 from budwood.core.task import Task
-from budwood.engine.bases import Found
+from budwood.engine.bases import Found, content_key
 
 __all__ = ["import_base"]
-
-SOURCE_SUFFIXES = (".json", ".txt", ".safetensors")
-"""Files that decide the bundle which a plain folder becomes."""
 
 
 def import_base(found: Found, cache: Path, kind: type[Task]) -> Bundle:
@@ -66,16 +62,6 @@ def cached(out: Path, draft: Draft, write: Callable[[Path], None]) -> Bundle:
         return Bundle.create(out, draft, write)
     except UsageError:
         return Bundle.open(out)
-
-
-def content_key(folder: Path) -> str:
-    total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in SOURCE_SUFFIXES and path.is_file():
-            with path.open("rb") as file:
-                name = path.relative_to(folder).as_posix()
-                total.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()[:16]
 
 
 def read_license(folder: Path, known: str) -> str:

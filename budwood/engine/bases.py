@@ -1,5 +1,6 @@
 """The pretrained models that are known by name (`bases.toml`), and where one is found: a folder, a package, the hub."""
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -14,11 +15,13 @@ from typing import Any
 from budwood.core.commit import staged
 from budwood.core.errors import NotFoundError, UsageError
 
-__all__ = ["Found", "Known", "catalogue", "find_base", "find_here", "packaged"]
+__all__ = ["Found", "Known", "catalogue", "content_key", "content_here", "find_base", "find_here", "packaged"]
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 FETCHED = ["*.json", "model*.safetensors", "*.txt", "*.model", "README.md"]
 """Configuration, tokenizer and safetensors; never code or pickles."""
+SOURCE_SUFFIXES = (".json", ".txt", ".safetensors")
+"""Files that decide the bundle which a plain folder becomes."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +75,24 @@ def packaged(known: Known) -> Path | None:
 
 def converted(known: Known, cache: Path) -> Path | None:
     """The folder written from the weights in an installed package, once; None without a converter or the package."""
-    if not known.converter:
-        return None
-    converter = import_module(f"budwood.engine.{known.converter}")
-    weights = converter.find_weights()
+    weights = weights_of(known)
     if weights is None:
         return None
     out = cache / known.name
     if not out.exists():
         with staged(out) as stage:
-            converter.write_folder(weights, stage)
+            converter_of(known).write_folder(weights, stage)
     return out
+
+
+def weights_of(known: Known) -> Path | None:
+    """The weights in an installed package that the entry's converter reads."""
+    found: Path | None = converter_of(known).find_weights() if known.converter else None
+    return found
+
+
+def converter_of(known: Known) -> Any:
+    return import_module(f"budwood.engine.{known.converter}")
 
 
 def find_base(base: str, default: str, cache: Path, task: str) -> Found:
@@ -123,20 +133,63 @@ def find_base(base: str, default: str, cache: Path, task: str) -> Found:
 def find_here(base: str, cache: Path) -> Found:
     """A base that is on this machine already: a folder, or an entry of the catalogue in an installed package.
 
+    Args:
+        cache: where a folder is kept that was written from a package's weights.
+
     Raises:
         NotFoundError: it is neither; nothing is fetched.
     """
-    if base and Path(base).is_dir():
-        return Found(Path(base), base, "asked for")
-    known = next((item for item in catalogue().values() if base and base in (item.name, item.hub)), None)
-    folder = None if known is None else packaged(known) or converted(known, cache)
-    if known is None or folder is None:
+    source, known = source_here(base), entry(base)
+    if known is None:
+        return Found(source, base, "asked for")
+    folder = source if source.is_dir() else converted(known, cache)
+    return Found(folder, known.hub or known.name, f"asked for: {known.about}; from an installed package", known.license)
+
+
+def entry(base: str) -> Known | None:
+    """The entry of the catalogue of this name, here or on the hub; a folder comes before both."""
+    if not base or Path(base).is_dir():
+        return None
+    return next((item for item in catalogue().values() if base in (item.name, item.hub)), None)
+
+
+def source_here(base: str) -> Path:
+    """The folder that `find_here` takes, or the file of weights that it converts."""
+    known = entry(base)
+    source = Path(base) if base and Path(base).is_dir() else None
+    if known is not None:
+        source = packaged(known) or weights_of(known)
+    if source is None:
         raise NotFoundError(
             f"there is no model {base!r} on this machine",
             where="the student",
             fix=known.install if known is not None and known.install else "pass the folder of a transformers model",
         )
-    return Found(folder, known.hub or known.name, f"asked for: {known.about}; from an installed package", known.license)
+    return source
+
+
+def content_here(base: str) -> str:
+    """A digest of what `find_here` takes: another one where the folder or the package has changed.
+
+    Raises:
+        NotFoundError: as `find_here`.
+    """
+    source = source_here(base)
+    if source.is_dir():
+        return content_key(source)
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def content_key(folder: Path) -> str:
+    """A digest of the files that decide the bundle which a plain folder becomes."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in SOURCE_SUFFIXES and path.is_file():
+            with path.open("rb") as file:
+                name = path.relative_to(folder).as_posix()
+                total.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]
 
 
 def fetch(name: str, install: str = "") -> Path:

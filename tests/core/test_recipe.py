@@ -8,9 +8,9 @@ import pytest
 import tiny
 
 from budwood.core import registry
-from budwood.core.bundle import FORMATS, Bundle
+from budwood.core.bundle import FORMATS, Bundle, digest
 from budwood.core.errors import BundleError, NotFoundError, StepError, UsageError
-from budwood.core.recipe import Recipe
+from budwood.core.recipe import Recipe, key_after
 from budwood.core.step import Context, Step
 
 RAN: list[str] = []
@@ -32,10 +32,14 @@ class Export(Step):
     note: str = "a"
     names: tuple[str, ...] = ()
     limit: float | None = None
+    file: str = ""
 
     name: ClassVar[str] = "export.fake"
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[frozenset[str]] = frozenset({"torch", "onnx"})
+
+    def inputs(self) -> str:
+        return Path(self.file).read_text() if self.file else ""
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         RAN.append(f"export {self.note}")
@@ -142,6 +146,20 @@ def test_what_makes_a_result_another(parent: Bundle, context: Context, tmp_path:
     changes = {"seed": {"seed": 1}, "rows": {"splits": tiny.splits(3)}, "seconds": {"seconds": 5.0}}
     Recipe((step,)).run(other, replace(context, **changes.get(change, {})), cache)
     assert len(RAN) == 2
+
+
+def test_a_file_that_a_step_reads_makes_a_result_another(parent: Bundle, context: Context, tmp_path: Path) -> None:
+    file, cache = tmp_path / "more.txt", tmp_path / "cache"
+    for content in ("one", "one", "two"):
+        file.write_text(content)
+        Recipe((Export(file=str(file)),)).run(parent, context, cache)
+    assert len(RAN) == 2
+
+
+def test_a_step_that_reads_no_more_keeps_the_key_that_it_had(context: Context) -> None:
+    facts = {"rows": tiny.splits().fingerprint, "task": None, "seed": 0, "seconds": None}
+    known = digest({"after": "x", "step": "shrink.fake", "parameters": {"bits": 8, "fail": False}, **facts})
+    assert key_after("x", Quantize(), context) == known
 
 
 @pytest.mark.parametrize("damage", ["flip", "extra", "missing", "empty"])

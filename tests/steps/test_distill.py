@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 
 import numpy as np
 import pictures
@@ -47,6 +48,17 @@ def test_another_network_learns_what_the_teacher_has_learnt(photos: tuple[Bundle
     answers = predictor.predict_all(splits.test.rows)
     assert predictor.task.row_scores(answers, splits.test.rows).mean() > 0.5
     predictor.close()
+
+
+def test_another_content_of_the_folder_is_another_result(photos: tuple[Bundle, Splits], tmp_path: Path) -> None:
+    parent, splits = photos
+    context = Context(out=tmp_path / "unused", work=tmp_path / "w", splits=splits)
+    recipe = Recipe((Distill(student=student_of(tmp_path, "resnet"), epochs=0),))
+    first = recipe.run(parent, context, tmp_path / "steps")
+    assert recipe.run(parent, context, tmp_path / "steps").id == first.id
+    rmtree(tmp_path / "student")
+    student_of(tmp_path, "vit")
+    assert recipe.run(parent, context, tmp_path / "steps").id != first.id
 
 
 def test_each_of_the_two_reads_the_same_variation_in_its_own_way(photos: tuple[Bundle, Splits], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from budwood.core.bundle import Bundle
 from budwood.core.step import Context, Step
 from budwood.engine import graft
 from budwood.engine.base_model import import_base
-from budwood.engine.bases import find_here
+from budwood.engine.bases import content_here, find_here
 from budwood.engine.distilling import Distilling, distil, sizes_report, with_teacher
 from budwood.engine.predictor import task_of
 
@@ -25,8 +25,7 @@ class Distill(Step):
     """The child is the student, with its own preprocessing; each of the two reads the rows in its own way."""
 
     student: str = ""
-    """The folder of a transformers model or of a bundle, or a base of `budwood adapt --list-bases` that is installed.
-    What is in the folder must not change: a stored result goes by its name."""
+    """The folder of a transformers model or of a bundle, or a base of `budwood adapt --list-bases` that is here."""
     epochs: int | None = None
     """None: at least 600 updates in 6 to 40 epochs; 0 fits the head and leaves the rest as it is."""
     learning_rate: float = 1e-4
@@ -43,6 +42,9 @@ class Distill(Step):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[frozenset[str]] = frozenset({"torch"})
     tasks: ClassVar[frozenset[str]] = frozenset({"text_classification", "image_classification", "image_regression"})
+
+    def inputs(self) -> str:
+        return content_here(self.student)
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         """Raises NotFoundError when there is no such student, BundleError when it is not one for this task."""

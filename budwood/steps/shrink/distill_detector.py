@@ -11,7 +11,7 @@ from budwood.core.bundle import Bundle
 from budwood.core.step import Context, Step
 from budwood.engine import graft
 from budwood.engine.base_model import import_base
-from budwood.engine.bases import find_here
+from budwood.engine.bases import content_here, find_here
 from budwood.engine.distilling import sizes_report, with_teacher
 
 __all__ = ["DistillDetector"]
@@ -26,7 +26,7 @@ class DistillDetector(Step):
     """For detectors on convolutional backbones. Rows without boxes are not used."""
 
     student: str = ""
-    """The folder of an image classifier or of a bundle, or a base of `budwood adapt --list-bases` that is installed."""
+    """The folder of an image classifier or of a bundle, or a base of `budwood adapt --list-bases` that is here."""
     images: int | None = None
     """Images that are seen, repetitions included; None decides by the rows."""
     rate: float | None = None
@@ -39,6 +39,9 @@ class DistillDetector(Step):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[frozenset[str]] = frozenset({"torch"})
     tasks: ClassVar[frozenset[str]] = frozenset({"object_detection"})
+
+    def inputs(self) -> str:
+        return content_here(self.student)
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         """Raises StepError where teacher or student is a detector of transformers: it answers queries, not places."""

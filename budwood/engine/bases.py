@@ -15,7 +15,17 @@ from typing import Any
 from budwood.core.commit import staged
 from budwood.core.errors import NotFoundError, UsageError
 
-__all__ = ["Found", "Known", "catalogue", "content_key", "content_here", "find_base", "find_here", "packaged"]
+__all__ = [
+    "Found",
+    "Known",
+    "catalogue",
+    "content_key",
+    "content_here",
+    "find_base",
+    "find_here",
+    "in_hub_cache",
+    "packaged",
+]
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 FETCHED = ["*.json", "model*.safetensors", "*.txt", "*.model", "README.md"]
@@ -57,6 +67,11 @@ class Found:
     """How it was chosen, to be printed."""
     license: str = ""
     """What `bases.toml` says of it; empty for a base that is not in there."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder that the user named, rather than a base that has a name of its own."""
+        return self.folder is not None and Path(self.label) == self.folder
 
 
 @cache
@@ -131,19 +146,20 @@ def find_base(base: str, default: str, cache: Path, task: str) -> Found:
 
 
 def find_here(base: str, cache: Path) -> Found:
-    """A base that is on this machine already: a folder, or an entry of the catalogue in an installed package.
+    """A base that is on this machine already: a folder, in an installed package, or fetched from the hub before.
 
     Args:
+        base: a folder, an entry's name, or a name on the hub.
         cache: where a folder is kept that was written from a package's weights.
 
     Raises:
-        NotFoundError: it is neither; nothing is fetched.
+        NotFoundError: it is nowhere; nothing is fetched.
     """
     source, known = source_here(base), entry(base)
     if known is None:
         return Found(source, base, "asked for")
     folder = source if source.is_dir() else converted(known, cache)
-    return Found(folder, known.hub or known.name, f"asked for: {known.about}; from an installed package", known.license)
+    return Found(folder, known.hub or known.name, f"asked for: {known.about}", known.license)
 
 
 def entry(base: str) -> Known | None:
@@ -156,9 +172,10 @@ def entry(base: str) -> Known | None:
 def source_here(base: str) -> Path:
     """The folder that `find_here` takes, or the file of weights that it converts."""
     known = entry(base)
-    source = Path(base) if base and Path(base).is_dir() else None
     if known is not None:
-        source = packaged(known) or weights_of(known)
+        source = packaged(known) or weights_of(known) or in_hub_cache(known.hub)
+    else:
+        source = Path(base) if base and Path(base).is_dir() else in_hub_cache(base)
     if source is None:
         raise NotFoundError(
             f"there is no model {base!r} on this machine",
@@ -166,6 +183,20 @@ def source_here(base: str) -> Path:
             fix=known.install if known is not None and known.install else "pass the folder of a transformers model",
         )
     return source
+
+
+def in_hub_cache(name: str) -> Path | None:
+    """The snapshot of a model that was fetched from the hub before, with its weights; the network is not asked."""
+    if not HUB_NAME.fullmatch(name):
+        return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=FETCHED, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError, OSError):
+        return None
+    return folder if (folder / "model.safetensors").exists() else None
 
 
 def content_here(base: str) -> str:

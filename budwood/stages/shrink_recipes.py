@@ -10,7 +10,7 @@ from typing import Any
 from budwood.core import registry
 from budwood.core.bundle import Bundle
 from budwood.core.step import Step
-from budwood.engine.bases import Found, Known, catalogue, converted, packaged
+from budwood.engine.bases import Found, Known, catalogue, converted, in_hub_cache, packaged
 from budwood.engine.predictor import task_of
 from budwood.engine.search import Trial
 
@@ -101,8 +101,7 @@ def suits(name: str, task: str) -> bool:
 def student(found: Found, parent: Bundle) -> Trial:
     """A base that learns from the adapted model, without having been adapted itself."""
     task = task_of(parent)
-    known = any(found.label in (item.name, item.hub) for item in catalogue().values())
-    source = found.label if known or found.folder is None else str(found.folder)
+    source = str(found.folder) if found.is_local else found.label
     made = step("distill_detector" if task.finds_objects else "distill")(student=source)
     return Trial(f"student-{found.label.rpartition('/')[2]}", 3, (made, ONNX), share=1.0)
 
@@ -162,18 +161,6 @@ def here(known: Known, cache: Path) -> Found | None:
     if folder is None:
         return None
     return Found(folder, known.hub or known.name, f"smaller: {known.about}", known.license)
-
-
-def in_hub_cache(name: str) -> Path | None:
-    if not name:
-        return None
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError):
-        return None
 
 
 def parameters(bundle: Bundle) -> int:

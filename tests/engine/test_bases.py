@@ -62,3 +62,49 @@ def test_only_configuration_and_safetensors_are_fetched(monkeypatch: pytest.Monk
     monkeypatch.setattr(hub, "snapshot_download", fetch)
     assert bases.find_base("some/model", "minilm-l6", tmp_path, "text_classification").folder == tmp_path
     assert not any(pattern.endswith((".py", ".bin", ".pt", "*")) for pattern in asked["some/model"])
+
+
+def test_what_was_fetched_before_is_here_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    hub = pytest.importorskip("huggingface_hub")
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    catalogued = hub_entry().hub
+    snapshots = {name: tmp_path / "hub" / name for name in ("known/model", "half/model", catalogued)}
+    for folder in snapshots.values():
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    for name in ("known/model", catalogued):
+        (snapshots[name] / "model.safetensors").write_bytes(b"weights")
+
+    def cached(name: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        assert local_files_only, "the network is not asked"
+        if name not in snapshots:
+            raise LocalEntryNotFoundError(name)
+        return str(snapshots[name])
+
+    monkeypatch.setattr(hub, "snapshot_download", cached)
+    for name, label in (("known/model", "known/model"), (hub_entry().name, catalogued), (catalogued, catalogued)):
+        found = bases.find_here(name, tmp_path / "cache")
+        assert (found.folder, found.label, found.is_local) == (snapshots[label], label, False)
+    before = bases.content_here("known/model")
+    (snapshots["known/model"] / "model.safetensors").write_bytes(b"others")
+    assert bases.content_here("known/model") != before
+    for name in ("half/model", "never/seen", "no such name", "", "./nowhere"):
+        with pytest.raises(NotFoundError, match="no model"):
+            bases.find_here(name, tmp_path / "cache")
+
+
+def hub_entry() -> bases.Known:
+    """A base that comes from the hub only."""
+    return next(item for item in bases.catalogue().values() if item.hub and not item.package and not item.converter)
+
+
+def test_weights_that_are_converted_are_known_by_their_content(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    name = next(item.name for item in bases.catalogue().values() if item.converter)
+    weights = tmp_path / "weights.pth"
+    monkeypatch.setattr(bases, "weights_of", lambda known: weights)
+    keys = []
+    for content in (b"one", b"one", b"two"):
+        weights.write_bytes(content)
+        keys.append(bases.content_here(name))
+    assert keys[0] == keys[1] != keys[2]

@@ -142,6 +142,14 @@ def test_sizes_that_no_kernel_has_are_refused(floats, tmp_path, parameters, wher
     assert where in caught.value.where
 
 
+@pytest.mark.parametrize("parameters", [{"keep_float": ("layer.0",)}, {"per_channel": False}, {"most_noise": 0.1}])
+def test_parameters_without_effect_on_writers_are_refused(floats, tmp_path, parameters):
+    step = registry.get("steps/shrink", "quantize_dynamic")(**parameters)
+    with pytest.raises(UsageError, match="no effect") as caught:
+        step.apply(floats["gpt2"], Context(tmp_path / "out", tmp_path / "work"))
+    assert caught.value.where.endswith(next(iter(parameters)))
+
+
 def test_a_quantized_model_is_not_quantized_again(quantized, tmp_path):
     recipe = Recipe((registry.get("steps/shrink", "quantize_weights")(),))
     with pytest.raises(UsageError, match="takes onnx"):

@@ -5,16 +5,19 @@ The variant is chosen by the instruction set. Without VNNI the 16-bit sums of AV
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, final
 
 from budwood.core.bundle import Bundle
-from budwood.core.errors import StepError
+from budwood.core.errors import StepError, UsageError
 from budwood.core.step import Context, Step
 from budwood.engine import quantization
 from budwood.engine.predictor import task_of
 
 __all__ = ["QuantizeDynamic"]
+
+NOT_FOR_GENERATORS = ("per_channel", "keep_float", "most_noise")
+"""A generator's products all have a scale for each output, and none of them stays in float."""
 
 
 @final
@@ -67,6 +70,13 @@ class QuantizeDynamic(Step):
         """The graph of a generator: all its products, and one table for the vocabulary in and out."""
         from budwood.engine.causal_quantization import quantize_decoder
 
+        for item in fields(self):
+            if item.name in NOT_FOR_GENERATORS and getattr(self, item.name) != item.default:
+                raise UsageError(
+                    f"{item.name} has no effect on generators",
+                    where=f"{self.name}.{item.name}",
+                    fix="leave it out; shrink.quantize_weights has a scale for each block of weights",
+                )
         context.work.mkdir(parents=True, exist_ok=True)
         graph = context.work / "model_quantized.onnx"
         reduced = quantization.needs_reduced_range() if self.reduce_range is None else self.reduce_range

@@ -94,7 +94,7 @@ def measure_runtimes(
     Returns:
         What was found of each, in their order. One that does not give the golden rows does not race.
     """
-    from budwood.engine.runtime_race import prove, race, sample  # a server that only looks up has no use for it
+    from budwood.engine.runtime_race import prove  # a server that only looks up has no use for it
 
     names = present(bundle) if runtimes is None else tuple(runtimes)
     found: dict[str, Found] = {}
@@ -104,17 +104,46 @@ def measure_runtimes(
             try:
                 proven[name] = prove(bundle, name, threads, stack)
             except Exception as error:  # noqa: BLE001  # whatever a library raises, it is not chosen
-                cause = error.cause if isinstance(error, BudwoodError) else f"{type(error).__name__}: {error}"
-                found[name] = Found(name, ok=False, why=cause[:300])
-        if len(proven) > 1 and names[0] in proven:
-            speeds = race(proven, names[0], sample(next(iter(proven.values())), bundle, rows), seconds, threads)
-            found |= {name: judged(name, speed, names[0]) for name, speed in speeds.items()}
-        else:
-            found |= {name: Found(name, ok=True) for name in proven}
+                found[name] = Found(name, ok=False, why=told(error))
+        found |= raced(bundle, proven, names[0], rows, seconds, threads)
     ordered = {name: found[name] for name in names}
     if names == present(bundle):
         remember(bundle, ordered)
     return ordered
+
+
+def raced(
+    bundle: Bundle,
+    predictors: Mapping[str, Predictor],
+    default: str,
+    rows: Sequence[Row],
+    seconds: float,
+    threads: int,
+) -> dict[str, Found]:
+    """What a race shows of runtimes that give the golden rows. One that cannot go on is out; the others start anew.
+
+    Where the default fails, or the rows, nothing is known of the others, and nothing speaks for them.
+    """
+    from budwood.engine.runtime_race import Failed, race, sample
+
+    left, found, why = dict(predictors), dict[str, Found](), ""
+    while default in left and len(left) > 1:
+        try:
+            speeds = race(left, default, sample(left[default], bundle, rows), seconds, threads)
+            return found | {name: judged(name, speed, default) for name, speed in speeds.items()}
+        except Failed as error:
+            cause = told(error.__cause__ or error)
+            found[error.name] = Found(error.name, ok=False, why=cause)
+            del left[error.name]
+            why = f"not raced: {default} failed: {cause}" if error.name == default else ""
+        except Exception as error:  # noqa: BLE001  # rows that cannot be read stop no server and no search
+            others = {name: Found(name, ok=False, why=f"not raced: {told(error)}") for name in left if name != default}
+            return found | {default: Found(default, ok=True), **others}
+    return found | {name: Found(name, ok=True, why=why) for name in left}
+
+
+def told(error: BaseException) -> str:
+    return (error.cause if isinstance(error, BudwoodError) else f"{type(error).__name__}: {error}")[:300]
 
 
 def judged(name: str, speed: "Speed", default: str) -> Found:

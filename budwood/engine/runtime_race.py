@@ -1,28 +1,26 @@
 """Runtimes side by side on one bundle: each must give the golden rows, then they take turns. Use `runtime_choice`."""
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
 from budwood.core.bundle import Bundle
-from budwood.core.errors import BundleError
+from budwood.core.errors import BundleError, DataError
 from budwood.core.report import Speed
 from budwood.core.task import Row
 from budwood.engine import conformance
 from budwood.engine.measure import CONTROL, Timing, collected_between_rounds, draw, summarise, turn
 from budwood.engine.predictor import Predictor, default_runtime
 
-__all__ = ["prove", "race", "sample"]
+__all__ = ["Failed", "prove", "race", "sample"]
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 200
 SINGLES = 4
 """Single rows that a runtime answers in one turn."""
 BATCH = 16
 """Rows that a server computes together."""
-WRITTEN = 8
-"""Tokens that a writer writes for each row."""
 
 
 def prove(bundle: Bundle, name: str, threads: int, stack: ExitStack) -> Predictor:
@@ -38,26 +36,44 @@ def prove(bundle: Bundle, name: str, threads: int, stack: ExitStack) -> Predicto
 
 
 def sample(predictor: Predictor, bundle: Bundle, rows: Sequence[Row]) -> Sequence[Row]:
-    """The rows to race on; a writer's are to be written on from, greedily."""
+    """The rows to race on, as a server is asked them: the given ones, else the golden rows."""
     task = predictor.task
-    known = list(rows) or conformance.parsed(task, conformance.read(bundle))
-    if not task.writes:
-        return known
-    options = {"max_tokens": WRITTEN, "temperature": 0.0}
-    texts = [str(row.get("text", "")).split() for row in known]
-    return [task.parse({"text": " ".join(words[: max(1, len(words) // 2)]), **options}) for words in texts if words]
+    return task.asked(list(rows) or conformance.parsed(task, conformance.read(bundle)))
+
+
+class Failed(Exception):
+    """A runtime that gave the golden rows could not answer in the race; `__cause__` is what its library raised."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+@contextmanager
+def blamed(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever a library raises, its runtime is out
+        raise Failed(name) from error
 
 
 def race(
     predictors: Mapping[str, Predictor], default: str, rows: Sequence[Row], seconds: float, threads: int
 ) -> dict[str, Speed]:
-    """Turns in shuffled order, each round on the same rows for all; the default runs twice, as its own control."""
+    """Turns in shuffled order, each round on the same rows for all; the default runs twice, as its own control.
+
+    Raises:
+        Failed: a runtime could not answer. DataError: there are no rows.
+    """
+    if not rows:
+        raise DataError("there are no rows to measure with", where="rows")
     contestants = {CONTROL: predictors[default], **predictors}
     timings = {name: Timing() for name in contestants}
     generator = np.random.default_rng(0)
     size = min(BATCH, predictors[default].task.batch_size)
-    for predictor in predictors.values():
-        predictor.predict(draw(rows, size, generator))
+    for name, predictor in predictors.items():
+        with blamed(name):
+            predictor.predict(draw(rows, size, generator))
     with collected_between_rounds() as collect:
         began = time.perf_counter()
         for number in range(MOST_ROUNDS):
@@ -66,7 +82,8 @@ def race(
             singles, batch = draw(rows, SINGLES, generator), draw(rows, size, generator)
             collect()
             for name in generator.permutation(list(contestants)).tolist():
-                turn(contestants[name], singles, batch, timings[name], time.perf_counter_ns)
+                with blamed(default if name == CONTROL else name):
+                    turn(contestants[name], singles, batch, timings[name], time.perf_counter_ns)
     return {
         name: summarise(timings, name, default, size_mb=0.0, memory=(None, None), threads=threads, batch_size=size)
         for name in predictors

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import exported
@@ -24,6 +25,7 @@ from budwood.engine import conformance, graft, machine, runtime_choice, runtime_
 from budwood.engine.predictor import Predictor
 from budwood.engine.runtime_choice import Found, chosen, decide, judged, measure_runtimes, present, recall, remembered
 from budwood.runtimes.onnxruntime import OnnxRuntime
+from budwood.tasks.text_generation import TextGeneration
 
 pytest.importorskip("onnx")
 DEFAULT = "onnxruntime"
@@ -51,9 +53,11 @@ class Twin(Runtime):
     reads: ClassVar[tuple[str, ...]] = ("onnx",)
     shift: ClassVar[float] = 0.0
     fails: ClassVar[Exception | None] = None
+    tires: ClassVar[bool] = False
+    """Answers the golden rows, and nothing after them."""
 
     def __init__(self, inner: OnnxRuntime) -> None:
-        self.inner = inner
+        self.inner, self.answered = inner, 0
 
     @classmethod
     def open(cls, bundle: Bundle, threads: int) -> "Twin":
@@ -62,6 +66,9 @@ class Twin(Runtime):
         return cls(OnnxRuntime.open(bundle, threads))
 
     def run(self, inputs: Arrays) -> Arrays:
+        self.answered += 1
+        if self.tires and self.answered > 1:
+            raise RuntimeError("out of breath")
         return {name: value + self.shift for name, value in self.inner.run(inputs).items()}
 
     def close(self) -> None:
@@ -78,6 +85,7 @@ def other(monkeypatch: pytest.MonkeyPatch) -> type[Twin]:
     monkeypatch.setattr(registry, "get", lambda folder, name: Twin if name == "other" else get(folder, name))
     monkeypatch.setattr(Twin, "shift", 0.0)
     monkeypatch.setattr(Twin, "fails", None)
+    monkeypatch.setattr(Twin, "tires", False)
     return Twin
 
 
@@ -246,5 +254,38 @@ def test_a_writer_is_measured_writing(tmp_path: Path, other, monkeypatch) -> Non
     monkeypatch.setattr(runtime_race, "race", watched)
     found = measure_runtimes(bundle, seconds=0.0)
     assert all(item.ok for item in found.values())
-    assert all(row["options"].max_tokens == runtime_race.WRITTEN for row in seen)
-    assert seen[0]["text"] in tiny_language.CORPUS[0] or len(seen) > 1
+    assert all(row["options"].max_tokens > 0 for row in seen)
+    assert all(any(text.startswith(row["text"]) for text in tiny_language.CORPUS) for row in seen)
+
+
+@pytest.mark.parametrize("kind", ["completions", "chats"])
+def test_a_writer_of_answers_has_rows_to_race_on(kind: str, tiny_bundle: Bundle) -> None:
+    task = TextGeneration(kind)
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    rows = {"completions": {"text": "", "prompt": "Hi", "completion": " Hello"}, "chats": {"messages": turns}}
+    predictor: Any = SimpleNamespace(task=task)
+    (row,) = runtime_race.sample(predictor, tiny_bundle, [task.parse(rows[kind] | {"measure": True})])
+    assert row["text" if kind == "completions" else "messages"] in ("Hi", turns[:1])
+    assert row["options"].max_tokens > 0
+
+
+def test_a_runtime_that_fails_in_the_race_is_out_and_the_default_stays(bundle: Bundle, other, monkeypatch) -> None:
+    monkeypatch.setattr(other, "tires", True)
+    found = measure_runtimes(bundle, seconds=0.0)
+    assert (found[DEFAULT].ok, found["other"].ok) == (True, False)
+    assert found["other"].why == "RuntimeError: out of breath"
+    assert remembered(bundle) == DEFAULT
+
+
+def test_a_default_that_fails_in_the_race_stays_because_nothing_is_known_of_the_other(bundle, other) -> None:
+    found = measure_runtimes(bundle, [{"text": 3}], seconds=0.0)
+    assert not found[DEFAULT].ok
+    assert "not raced: onnxruntime failed" in found["other"].why
+    assert chosen(found, DEFAULT) == DEFAULT
+
+
+def test_rows_that_cannot_be_drawn_are_a_reason_and_stop_nothing(bundle: Bundle, other, monkeypatch) -> None:
+    monkeypatch.setattr(runtime_race, "sample", lambda *_: [])
+    found = measure_runtimes(bundle, seconds=0.0)
+    assert found[DEFAULT].ok
+    assert found["other"].why == "not raced: there are no rows to measure with"

@@ -30,8 +30,8 @@ SMALLEST = 256
 SPARSE = 0.3
 """From this share of zeros on, positions cost less than zeros do."""
 FITTED = 1 << 20
-"""Values that a table is fitted to; more do not move it."""
-ROUNDS = 25
+"""Values that a table is fitted to; more hardly move it."""
+ROUNDS = 100
 FLOAT, BYTES = 1, (2, 3)
 """Types of ONNX tensors: float32; uint8 and int8."""
 
@@ -163,30 +163,53 @@ def decoded(segment: Segment, parts: dict[str, bytes]) -> bytes:
 
 
 def table_of(values: NDArray[np.float32], levels: int, sharing: str) -> NDArray[np.float32]:
-    """At most so many values for a tensor, ascending. k-means starts from even steps, which keeps the few large
-    weights that matter most (section 3.2 of the paper)."""
-    low, high = float(values.min()), float(values.max())
-    table = np.unique(np.linspace(low, high, levels).astype(np.float32))
-    if sharing == "linear" or len(table) < 2:
-        return table
-    known = np.sort(values if len(values) <= FITTED else np.random.default_rng(0).choice(values, FITTED, replace=False))
-    if len(known) == len(values) and (few := np.unique(known)).size <= levels:
-        return few
-    sums = np.concatenate([[0.0], np.cumsum(known, dtype=np.float64)])
+    """At most so many values for a tensor, ascending, each of them used. k-means starts from even steps, which keeps
+    the few large weights that matter most (section 3.2 of the paper)."""
+    table = np.unique(np.linspace(float(values.min()), float(values.max()), levels).astype(np.float32))
+    if sharing == "k-means" and len(table) > 1:
+        known = np.sort(values)
+        few: NDArray[np.float32] = known[np.concatenate([[True], known[1:] != known[:-1]])]
+        if len(few) <= levels:
+            return few
+        if len(known) > FITTED:  # every n-th in their order, with both ends
+            known = known[np.linspace(0, len(known) - 1, FITTED).astype(np.int64)]
+        table = fitted(table, known, levels)
+    return table[np.unique(np.frombuffer(nearest(table, values), np.uint8))]
+
+
+def fitted(table: NDArray[np.float32], known: NDArray[np.float32], levels: int) -> NDArray[np.float32]:
+    """k-means over ascending values. A level that nothing is near moves to where the squared error is largest."""
+    shift = float(known.mean(dtype=np.float64))  # around the mean, differences of sums lose no digits
+    shifted = known.astype(np.float64) - shift
+    sums = np.concatenate([[0.0], np.cumsum(shifted)])
+    squares = np.concatenate([[0.0], np.cumsum(np.square(shifted))])
     for _ in range(ROUNDS):
-        edges = np.concatenate([[0], np.searchsorted(known, (table[1:] + table[:-1]) / 2), [len(known)]])
-        sizes = np.diff(edges)
-        means = np.diff(sums[edges]) / np.maximum(sizes, 1)
-        moved = np.where(sizes > 0, means, table).astype(np.float32)
+        edges = np.unique(np.concatenate([[0], np.searchsorted(known, middles(table)), [len(known)]]))
+        errors = np.diff(squares[edges]) - np.diff(sums[edges]) ** 2 / np.diff(edges)
+        edges = split(edges, errors, known, levels)
+        moved = (np.diff(sums[edges]) / np.diff(edges) + shift).astype(np.float32)
         if np.array_equal(moved, table):
             break
-        table = np.sort(moved)
-    return table[np.unique(np.searchsorted((table[1:] + table[:-1]) / 2, known))]  # what nothing is near is left out
+        table = np.unique(moved)
+    return table
+
+
+def split(
+    edges: NDArray[np.int64], errors: NDArray[np.float64], known: NDArray[np.float32], levels: int
+) -> NDArray[np.int64]:
+    """Cut the intervals of the largest errors in two, each between its ends, until there are as many as levels."""
+    worst = np.argsort(-errors, kind="stable")[: levels - len(errors)]
+    first, last = known[edges[worst]], known[edges[worst + 1] - 1]
+    return np.unique(np.concatenate([edges, np.searchsorted(known, (first + last) / 2, "right")[first < last]]))
+
+
+def middles(table: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (table[1:] + table[:-1]) / np.float32(2)
 
 
 def nearest(table: NDArray[np.float32], values: NDArray[np.float32]) -> bytes:
     """The number of the nearest value of the table, for each value."""
-    return np.searchsorted((table[1:] + table[:-1]) / 2, values).astype(np.uint8).tobytes()
+    return np.searchsorted(middles(table), values).astype(np.uint8).tobytes()
 
 
 def find_tensors(content: bytes) -> list[Found]:

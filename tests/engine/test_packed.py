@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from budwood.core.errors import StepError, UsageError
 from budwood.core.packed import expand
-from budwood.engine.packed import EXACT, Found, find_tensors, find_weights, pack
+from budwood.engine.packed import EXACT, FITTED, Found, find_tensors, find_weights, nearest, pack, table_of
 
 
 def one(values: np.ndarray) -> tuple[bytes, list[Found]]:
@@ -76,6 +76,25 @@ def test_k_means_is_closer_than_even_steps() -> None:
         found = np.frombuffer(expand(pack(content, tensors, 4, sharing).content)[6:-5], "<f4")
         errors[sharing] = float(((found - values) ** 2).mean())
     assert errors["k-means"] < 0.5 * errors["linear"]
+
+
+@pytest.mark.parametrize("count", [40_000, FITTED + 200_000])
+def test_an_outlier_keeps_its_value_and_leaves_the_others_theirs(count: int) -> None:
+    values = np.random.default_rng(0).normal(0, 0.02, count).astype("<f4")
+    values[count // 3] = 1.0
+    table = table_of(values, 16, "k-means")
+    found = table[np.frombuffer(nearest(table, values), np.uint8)]
+    assert len(table) == 16
+    assert found[count // 3] == 1.0
+    usual = np.arange(count) != count // 3
+    assert np.sqrt(np.mean((found[usual] - values[usual]) ** 2)) < 0.13 * 0.02
+
+
+def test_levels_that_no_value_is_near_are_left_out() -> None:
+    values = np.array([0.0] * 300 + [0.1] * 300 + [10.0], "<f4")
+    for sharing in ("k-means", "linear"):
+        table = table_of(values, 16, sharing)
+        assert set(np.frombuffer(nearest(table, values), np.uint8)) == set(range(len(table)))
 
 
 def test_ninety_percent_zeros_and_eight_bits_are_a_twentieth() -> None:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from budwood.core.errors import StepError
+
 __all__ = ["Blocks", "in_blocks", "rounded"]
 
 DAMPING = 0.01
@@ -42,6 +44,9 @@ def in_blocks(matrix: Floats, block: int, bits: int, moments: Floats | None = No
 
     Args:
         moments: sums of products of inputs, (inputs, inputs); None rounds each weight by itself.
+
+    Raises:
+        StepError: the moments are no sums of products, as where an input is no number.
     """
     outputs, width = matrix.shape
     count = -(-width // block)
@@ -72,8 +77,14 @@ def square_root(moments: Floats) -> Floats:
     unused = own[diagonal] == 0
     own[diagonal] += DAMPING * own[diagonal].mean() + np.where(unused, 1.0, 0.0)
     # With the inputs in reverse order one Cholesky factor and its inverse are enough.
-    lower, _ = lapack.dpotrf(own[::-1, ::-1], lower=1, clean=1)
-    inverse, _ = lapack.dtrtri(lower, lower=1)
+    lower, failed = lapack.dpotrf(own[::-1, ::-1], lower=1, clean=1)
+    inverse, singular = lapack.dtrtri(lower, lower=1)
+    if failed or singular or not np.isfinite(inverse).all():
+        raise StepError(
+            "the inputs that the calibration texts give a layer have no finite inverse",
+            where="the calibration of 4-bit weights",
+            fix="calibrate = false in the recipe's shrink.quantize_weights",
+        )
     return np.ascontiguousarray(inverse[::-1, ::-1], np.float32)
 
 

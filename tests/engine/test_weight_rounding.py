@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from budwood.core.errors import StepError
 from budwood.engine.weight_rounding import Blocks, in_blocks, rounded
 
 
@@ -52,6 +53,19 @@ def test_an_input_that_never_varies_is_no_obstacle():
     moments = np.eye(32)
     moments[5, 5] = 0
     assert np.isfinite(restored(in_blocks(matrix, 16, 4, moments), 4, 32)).all()
+
+
+def indefinite() -> np.ndarray:
+    moments = np.eye(32)
+    moments[3, 4] = moments[4, 3] = 5.0
+    return moments
+
+
+@pytest.mark.parametrize("moments", [indefinite(), np.full((32, 32), np.nan)], ids=["indefinite", "no numbers"])
+def test_moments_that_no_inputs_can_have_are_refused(moments):
+    with pytest.raises(StepError) as caught:
+        in_blocks(np.ones((4, 32), np.float32), 16, 4, moments)
+    assert "calibrate = false" in caught.value.fix
 
 
 def test_whole_columns_keep_their_sign_and_their_zeros():

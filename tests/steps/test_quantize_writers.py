@@ -128,10 +128,25 @@ def test_a_trained_model_still_tells_its_story(kind, rise, shared_data, tmp_path
     assert Generator.open(child).complete(["Once upon a time"], GREEDY)[0].text.startswith(", there was a little")
 
 
-def test_without_training_rows_each_weight_is_rounded_by_itself(floats, tmp_path):
+UNREADABLE = Dataset(({"text": 7}, {"text": None}, {}))
+
+
+@pytest.mark.parametrize("rows", [None, UNREADABLE], ids=["none", "unreadable"])
+def test_without_training_rows_each_weight_is_rounded_by_itself(floats, tmp_path, rows):
+    parts = rows and Splits(train=rows, validation=rows, test=rows, seed=0)
     step = registry.get("steps/shrink", "quantize_weights")()
-    child = step.apply(floats["llama"], Context(tmp_path / "out", tmp_path / "work"))
-    assert child.manifest.report["calibrated"] is False
+    child = step.apply(floats["llama"], Context(tmp_path / "out", tmp_path / "work", parts))
+    assert child.manifest.report["calibrated"] == 0
+
+
+def test_a_row_that_cannot_be_read_is_passed_by(floats, quantized, tmp_path):
+    train = Dataset((*UNREADABLE.rows, *ROWS[:3]))
+    parts = Splits(train=train, validation=train, test=train, seed=0)
+    step = registry.get("steps/shrink", "quantize_weights")()
+    report = step.apply(floats["llama"], Context(tmp_path / "out", tmp_path / "work", parts)).manifest.report
+    assert 0 < report["calibrated"] == report["products"] - 1  # the vocabulary keeps 8 bits
+    assert quantized["llama", "q4"].manifest.report["calibrated"] == report["calibrated"]
+    assert quantized["llama", "q8"].manifest.report["calibrated"] == 0
 
 
 @pytest.mark.parametrize(("parameters", "where"), [({"bits": 3}, "bits"), ({"block": 24}, "block")])

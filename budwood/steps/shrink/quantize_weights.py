@@ -12,7 +12,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from budwood.core.bundle import Bundle
-from budwood.core.errors import UsageError
+from budwood.core.errors import DataError, UsageError
 from budwood.core.step import Context, Step
 from budwood.core.task import Arrays, Row, Task
 from budwood.engine import quantization
@@ -55,14 +55,15 @@ class QuantizeWeights(Step):
         fine = self.bits == 8 or not self.calibrate
         rows = context.splits.train.rows if context.splits is not None and not fine else ()
         context.progress("reading calibration texts", 0, 2, "")
-        moments = input_moments(source, texts(task_of(parent), parent, rows, context.seed)) if rows else None
+        found = input_moments(source, texts(task_of(parent), parent, rows, context.seed)) if rows else {}
+        moments = {name: sums for name, sums in found.items() if sums.ndim == 2}  # no sums where no row was read
         context.progress("rounding weights", 1, 2, "")
         products = quantize_decoder(
             source, graph, "blocks-8" if self.bits == 8 else "blocks-4", block=self.block, moments=moments
         )
         content = graph.read_bytes()
         graph.unlink()
-        report = {"products": products, "calibrated": moments is not None}
+        report = {"products": products, "calibrated": len(moments)}
         return quantization.save_quantized(parent, context, self, content, report, *self.gives)
 
     def check(self, task: Task, parent: Bundle) -> None:
@@ -79,11 +80,16 @@ class QuantizeWeights(Step):
 
 
 def texts(task: Task, parent: Bundle, rows: Sequence[Row], seed: int) -> Iterator[Arrays]:
-    """Rows in a random order, one at a time, as a server measures them, until enough tokens were read."""
+    """Rows in a random order, one at a time, as a server measures them, until enough tokens were read.
+
+    Rows that a server would refuse are passed by.
+    """
     encoder, read = task.encoder(parent.path), 0
     for number in np.random.default_rng(seed).permutation(len(rows)).tolist():
-        row: Row = task.parse(task.item(rows[number]))
-        inputs = encoder([row]).inputs
+        try:
+            inputs = encoder([task.parse(task.item(rows[number]))]).inputs
+        except DataError:
+            continue
         read += int(inputs["attention_mask"].sum())
         yield inputs | {"num_logits_to_keep": np.asarray(1, np.int64)}
         if read >= TOKENS:

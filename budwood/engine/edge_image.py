@@ -16,6 +16,8 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 FIXED = 22
 """Bits after the point: Pillow weighs pixels in whole numbers."""
+PPM = re.compile(rb"P6\s+(?:#[^\n]*\n\s*)*(\d+)\s+(\d+)\s+255\s")
+"""Each comment ends at its line's end, so that there is one way to read a header, however long."""
 
 
 def cubic(x: Any) -> Any:
@@ -98,7 +100,7 @@ def read_image(path: Path, raw: Sequence[int] = (), draft: int = 0) -> Any:
     if path.suffix == ".npy":
         return np.lib.format.open_memmap(path, mode="r")  # which never unpickles
     content = path.read_bytes()
-    if header := re.match(rb"P6\s+(?:#.*\s+)*(\d+)\s+(\d+)\s+255\s", content):
+    if header := PPM.match(content, 0, 1024):
         return np.frombuffer(content, np.uint8, offset=header.end()).reshape(int(header[2]), int(header[1]), 3)
     try:
         from PIL import Image, ImageOps

@@ -254,6 +254,20 @@ def test_transparent_and_turned_images_are_read_as_budwood_reads_them(tmp_path: 
     np.testing.assert_array_equal(edge_image.read_image(tmp_path / "b.jpg"), np.asarray(open_image(tmp_path / "b.jpg")))
 
 
+def test_a_portable_pixmap_is_read_past_its_comments(tmp_path: Path) -> None:
+    pixels = np.asarray(pictures.noise(2, 3))
+    file = tmp_path / "a.ppm"
+    file.write_bytes(b"P6\n# one # two\n#\n\n  # 9 9 255 \n3 2\n255\n" + pixels.tobytes())
+    np.testing.assert_array_equal(edge_image.read_image(file), pixels.reshape(2, 3, 3))
+
+
+@pytest.mark.parametrize("header", [b"P6 " + b"# " * 10_000, b"P6 " + b"#\n" * 10_000, b"P6 " + b"# \n \n" * 10_000])
+def test_a_header_without_an_end_is_refused_without_trying_all_ways_to_read_it(header: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.ppm").write_bytes(header + b"x")
+    with pytest.raises(ValueError, match="invalid literal|while reading header"):
+        edge_image.read_image(tmp_path / "a.ppm")
+
+
 @pytest.mark.slow
 @pytest.mark.shared
 def test_real_networks_stay_below_thirty_megabytes(shared_data: Path, tmp_path: Path) -> None:

@@ -131,7 +131,8 @@ def coded(found: Found, raw: bytes, bits: int, sharing: str) -> tuple[Segment, d
     values: NDArray[Any] = np.frombuffer(raw, "<f4" if found.width == 4 else np.uint8)
     if found.width == 4 and not np.isfinite(values).all():
         raise StepError("a tensor holds weights that are not finite numbers", where="packing", fix="train again")
-    places = np.flatnonzero(values)
+    exact = found.width == 4 and bits == EXACT
+    places = np.flatnonzero(values.view("<u4") if exact else values)  # bit by bit, -0.0 is no zero
     gaps = b""
     if len(places) <= (1 - SPARSE) * len(values):
         values, gaps = values[places], gaps_of(places)
@@ -139,7 +140,7 @@ def coded(found: Found, raw: bytes, bits: int, sharing: str) -> tuple[Segment, d
     levels = 0
     if found.width == 1:
         parts["codes"] = values.tobytes()
-    elif bits == EXACT or len(values) == 0:
+    elif exact or len(values) == 0:
         parts["exact"] = values.view(np.uint8).reshape(-1, 4).T.tobytes()
     else:
         table = table_of(values, 1 << bits, sharing)

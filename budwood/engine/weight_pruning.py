@@ -124,7 +124,7 @@ class Masks:
     def apply(self) -> None:
         with torch.no_grad():
             for module in self.modules.values():
-                weight_of(module).mul_(getattr(module, MASK))
+                weight_of(module).masked_fill_(~getattr(module, MASK), 0.0)  # times False, -1 is -0.0
 
     def release(self) -> None:
         """Take the masks out; the zeros stay in the weights."""

@@ -214,3 +214,10 @@ def test_masks_alone_keep_what_was_chosen() -> None:
             item.add_(1.0)
     masks(model, 1, 10)
     assert sparsity_report(model, prunable(model))["sparsity"] == pytest.approx(0.5, abs=0.002)
+
+
+def test_what_is_zero_has_no_sign() -> None:
+    model = net()
+    prune_once(prunable(model), 0.7)
+    for weight in weights(model).values():
+        assert not torch.signbit(weight[weight == 0]).any()

@@ -17,7 +17,8 @@ __all__ = ["import_base"]
 def import_base(found: Found, cache: Path, kind: type[Task]) -> Bundle:
     """The base as a bundle in `cache`, made once for the same weights, configuration and kind of task.
 
-    A bundle that was adapted before gives its network, not its labels and their head.
+    A bundle that was adapted before gives its network, not its labels and their head. The lineage calls a folder of the
+    user's by its last part and its content: `resnet@0123456789abcdef`; the path stays on this machine.
 
     Raises:
         BundleError: the folder holds code, pickles or links, or is not a base for this kind of task.
@@ -33,8 +34,10 @@ def import_base(found: Found, cache: Path, kind: type[Task]) -> Bundle:
     if not (folder / "model.safetensors").exists():
         raise BundleError("the base has no model.safetensors", where=str(folder), fix="convert it to safetensors first")
     license_name = read_license(folder, found.license)
-    draft = Draft(parent=None, history=(StepRecord(name="base"),), task=None, base=found.label, license=license_name)
-    key = f"base-{kind.name}-{content_key(folder)}"
+    content = content_key(folder)
+    name = f"{folder.resolve().name}@{content}" if found.is_local else found.label
+    draft = Draft(parent=None, history=(StepRecord(name="base"),), task=None, base=name, license=license_name)
+    key = f"base-{kind.name}-{'local-' if found.is_local else ''}{content}"
     return cached(cache / key, draft, lambda stage: kind.take_base(folder, stage))
 
 

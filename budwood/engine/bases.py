@@ -62,7 +62,7 @@ class Found:
     folder: Path | None
     """None for one that is begun anew."""
     label: str
-    """The name that goes into the lineage: a hub name, or what the user typed."""
+    """A hub name, or what the user typed."""
     why: str
     """How it was chosen, to be printed."""
     license: str = ""

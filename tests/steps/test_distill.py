@@ -1,5 +1,6 @@
 """A given student learns from the adapted model: other tokenizers, other networks, other sizes of images."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
@@ -40,7 +41,10 @@ def test_another_network_learns_what_the_teacher_has_learnt(photos: tuple[Bundle
     context = Context(out=tmp_path / "unused", work=tmp_path / "w", splits=splits)
     steps = (Distill(student=student_of(tmp_path, "vit"), epochs=4, learning_rate=3e-3, hidden=1.0), Onnx())
     child = Recipe(steps).run(parent, context, tmp_path / "steps")
-    assert child.manifest.history[-2].parameters["student"] == child.manifest.base
+    named = child.manifest.history[-2].parameters["student"]
+    assert named == child.manifest.base
+    assert re.fullmatch("student@[0-9a-f]{16}", named)
+    assert str(tmp_path) not in (child.path / "bundle.json").read_text()
     assert child.manifest.report["steps"] == 4
     assert child.manifest.report["conformance"]["difference"] < 1e-3
     assert task_of(child).to_json()["labels"] == task_of(parent).to_json()["labels"]

@@ -65,6 +65,8 @@ def test_a_smaller_backbone_learns_to_find_what_the_teacher_finds(teacher: Bundl
     made = context(home, tmp_path)
     steps = (DistillDetector(student=str(smaller(tmp_path / "small")), images=240, rate=1e-3), Onnx())
     child = Recipe(steps).run(teacher, made, tmp_path / "cache")
+    assert str(tmp_path) not in (child.path / "bundle.json").read_text()
+    assert child.manifest.history[-2].parameters["student"] == child.manifest.base
     report = child.manifest.report
     assert report["parameters"] < report["teacher_parameters"]
     assert all(name.startswith("lateral.") for name in report["new_layers"])

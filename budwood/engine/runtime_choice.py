@@ -5,6 +5,7 @@ that crashes, or starts threads, is left in the caller. The parent calls `decide
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from budwood.core import registry
 from budwood.core.bundle import Bundle, digest
@@ -108,7 +109,7 @@ def measure_runtimes(
         found |= raced(bundle, proven, names[0], rows, seconds, threads)
     ordered = {name: found[name] for name in names}
     if names == present(bundle):
-        remember(bundle, ordered)
+        remember(bundle, ordered, threads)
     return ordered
 
 
@@ -171,7 +172,7 @@ def chosen(found: Mapping[str, Found], default: str) -> str:
     return max(better, key=lambda item: item.ratio or 0.0).runtime if better else default
 
 
-def place(bundle: Bundle) -> Path:
+def place(bundle: Bundle, threads: int = 1) -> Path:
     """The file with what was measured, by the model's own content and everything that decides its speed here.
 
     A copy of a bundle, and a version that differs in its report only, shares it.
@@ -181,8 +182,8 @@ def place(bundle: Bundle) -> Path:
     machine = {"instructions": instruction_set(), "cores": usable_cores(), "cpu": cpu_model()}
     libraries = {name: installed(registry.get("runtimes", name).library) for name in present(bundle)}
     asked = os.environ.get(VARIABLE, "")
-    key = digest({"version": VERSION, "files": content, "machine": machine, "libraries": libraries, "asked": asked})
-    return user_cache("runtimes") / f"{key[:32]}.json"
+    facts = {"version": VERSION, "files": content, "machine": machine, "libraries": libraries, "asked": asked}
+    return user_cache("runtimes") / f"{digest(facts | {'threads': threads})[:32]}.json"
 
 
 def installed(package: str) -> str:
@@ -192,32 +193,45 @@ def installed(package: str) -> str:
         return "unknown"
 
 
-def remember(bundle: Bundle, found: Mapping[str, Found]) -> None:
+def remember(bundle: Bundle, found: Mapping[str, Found], threads: int = 1) -> None:
     """Keep a measurement; concurrent writers replace each other's whole file. Without a disk it is measured again."""
     content = json.dumps({name: asdict(item) for name, item in found.items()}, indent=1)
     try:
-        write_atomic(place(bundle), content.encode() + b"\n")
+        write_atomic(place(bundle, threads), content.encode() + b"\n")
     except (OSError, StorageError):
         return
 
 
-def read(fields: Any) -> Found:
-    """A `Found` from its JSON. Raises TypeError where the fields are others."""
-    found = Found(**fields)
-    return found if found.ratio_ci is None else replace(found, ratio_ci=(found.ratio_ci[0], found.ratio_ci[1]))
+def read(content: Any) -> dict[str, Found]:
+    """What was found, from its JSON. Raises ValueError, TypeError or AttributeError where it is anything else."""
+    found = {}
+    for name, fields in content.items():
+        item = Found(**fields)
+        if item.ratio_ci is not None:
+            low, high = item.ratio_ci
+            item = replace(item, ratio_ci=(low, high))
+        numbers = (item.ratio, item.batch_ratio, item.noise, item.p50_ms, *(item.ratio_ci or ()))
+        known = (item.runtime == name, type(item.ok) is bool, type(item.why) is str)
+        if not all(known) or not all(number is None or is_number(number) for number in numbers):
+            raise ValueError(f"the entry of {name} is off")
+        found[name] = item
+    return found
 
 
-def recall(bundle: Bundle) -> dict[str, Found] | None:
-    """What was measured of this bundle here before; None where nothing was.
+def is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(cast(float, value))
+
+
+def recall(bundle: Bundle, threads: int = 1) -> dict[str, Found] | None:
+    """What was measured of this bundle here before, with so many threads; None where nothing was.
 
     Raises:
         BundleError: the file is damaged.
     """
-    path = place(bundle)
+    path = place(bundle, threads)
     try:
-        fields = json.loads(path.read_bytes())
-        found = {name: read(item) for name, item in fields.items()}
-        if list(found) != list(present(bundle)) or any(type(item.ok) is not bool for item in found.values()):
+        found = read(json.loads(path.read_bytes()))
+        if list(found) != list(present(bundle)):
             raise ValueError("other runtimes")
         return found
     except FileNotFoundError:
@@ -249,7 +263,7 @@ def decide(bundle: Bundle, seconds: float = SECONDS, threads: int = 1, progress:
         return default
     again = ""
     try:
-        found = recall(bundle)
+        found = recall(bundle, threads)
     except BundleError:
         found, again = None, "what was remembered was damaged, so it was measured anew; "
     if found is None:
@@ -269,7 +283,7 @@ def reason(found: Mapping[str, Found], name: str, default: str) -> str:
 
 
 def in_a_child(bundle: Bundle, seconds: float, threads: int) -> dict[str, Found]:
-    """Measure in a fresh process; when it fails, nothing is known of any runtime but why."""
+    """Measure in a fresh process; when it fails, nothing is known of any runtime but why, and that is remembered."""
     root = str(Path(__file__).parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     command = [sys.executable, "-m", "budwood.engine.runtime_choice", str(bundle.path), str(seconds), str(threads)]
@@ -278,11 +292,13 @@ def in_a_child(bundle: Bundle, seconds: float, threads: int) -> dict[str, Found]
         child = subprocess.run(
             command, env=surroundings, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
         )
-        return {name: read(item) for name, item in json.loads(child.stdout.splitlines()[-1]).items()}
-    except (subprocess.SubprocessError, ValueError, IndexError) as error:
-        names = present(bundle)
-        found = {name: Found(name, ok=False, why=f"measuring failed: {type(error).__name__}") for name in names[1:]}
-        return {names[0]: Found(names[0], ok=True), **found}
+        return read(json.loads(child.stdout.splitlines()[-1]))
+    except (OSError, subprocess.SubprocessError, ValueError, TypeError, AttributeError, LookupError) as error:
+        default, *others = present(bundle)
+        why = f"measuring failed: {type(error).__name__}; to measure again, remove {place(bundle, threads)}"
+        found = {default: Found(default, ok=True), **{name: Found(name, ok=False, why=why) for name in others}}
+        remember(bundle, found, threads)
+        return found
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -225,9 +225,14 @@ def test_it_is_measured_in_a_process_of_its_own_and_a_crash_there_is_a_reason(bu
     decide(bundle, progress=lambda *fields: lines.append(fields[-1]))
     assert len(lines) == 1, "the second time nothing is measured"
     monkeypatch.setattr(sys, "executable", shutil.which("false") or "/bin/false")
+    runtime_choice.place(bundle).unlink()
     failed = runtime_choice.in_a_child(bundle, 0.1, 1)
     assert failed[DEFAULT].ok
     assert "measuring failed" in failed["openvino"].why
+    lines.clear()
+    decide(bundle, progress=lambda *fields: lines.append(fields[-1]))
+    assert len(lines) == 1, "a failure is not paid for again"
+    assert f"remove {runtime_choice.place(bundle)}" in lines[0]
 
 
 def test_looking_up_imports_no_runtime_and_no_statistics(bundle: Bundle, tmp_path: Path) -> None:
@@ -289,3 +294,37 @@ def test_rows_that_cannot_be_drawn_are_a_reason_and_stop_nothing(bundle: Bundle,
     found = measure_runtimes(bundle, seconds=0.0)
     assert found[DEFAULT].ok
     assert found["other"].why == "not raced: there are no rows to measure with"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"runtime": "null"},
+        {"ok": 1},
+        {"why": None},
+        {"ratio": "2"},
+        {"ratio": float("nan")},
+        {"ratio": True},
+        {"ratio_ci": [1.0]},
+        {"ratio_ci": [1.0, "2"]},
+        {"p50_ms": []},
+        {"else": 1},
+    ],
+)
+def test_what_is_remembered_is_checked_before_it_is_believed(bundle: Bundle, other, entry: dict[str, Any]) -> None:
+    better = Found("other", ok=True, ratio=2.0, ratio_ci=(1.9, 2.1))
+    runtime_choice.remember(bundle, {DEFAULT: Found(DEFAULT, ok=True), "other": better})
+    assert remembered(bundle) == "other"
+    path = runtime_choice.place(bundle)
+    content = json.loads(path.read_text())
+    content["other"] |= entry
+    path.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="damaged"):
+        recall(bundle)
+    assert remembered(bundle) == DEFAULT
+
+
+def test_what_was_measured_with_more_threads_is_not_taken_for_a_worker_with_one(bundle: Bundle, other) -> None:
+    measure_runtimes(bundle, seconds=0.0, threads=2)
+    assert recall(bundle) is None
+    assert recall(bundle, 2) is not None

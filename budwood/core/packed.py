@@ -10,6 +10,7 @@ import json
 import lzma
 import zlib
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ FREE_BYTES = 1 << 20
 """Files up to this size may expand by any ratio."""
 FAR = 255
 """A gap of this many places at which nothing is stored."""
+BLOCK = 1 << 14
+"""Gaps that are turned into places at once."""
 LZMA_FILTERS = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}]
 STREAMS = ("skeleton", "codes", "gaps", "exact")
 
@@ -102,27 +105,31 @@ class Header:
 
 
 def expand(content: bytes) -> bytes:
-    """The model file that a packed file stands for. Memory is bounded by the size that the header declares.
+    """The model file that a packed file stands for.
+
+    Memory beside the packed file: the result, its decoded streams (for 8 bits a quarter to a half of the result, never
+    more than twice it), and the largest tensor twice.
 
     Raises:
         PackedError: it is damaged, cut off, or larger than a model may be.
     """
     header = read_header(content, len(content))
     decoded = []
-    position = header.start
+    rest = memoryview(content)[header.start :]
     for name, packed, size in zip(STREAMS, header.streams, header.sizes(), strict=True):
-        decoded.append(decode(name, content[position : position + packed], size))
-        position += packed
+        decoded.append(decode(name, rest[:packed], size))
+        rest = rest[packed:]
     skeleton, codes, gaps, exact = (memoryview(stream) for stream in decoded)
-    parts: list[bytes | memoryview] = []
+    whole = BytesIO()
     written = 0
     for item in header.segments:
         literal = item.offset - written
-        parts.append(skeleton[:literal])
-        parts.append(numbers(item, codes[: item.codes], gaps[: item.gaps], exact[: item.exact]))
+        whole.write(skeleton[:literal])
+        whole.write(numbers(item, codes[: item.codes], gaps[: item.gaps], exact[: item.exact]))
         skeleton, written = skeleton[literal:], item.offset + item.size
         codes, gaps, exact = codes[item.codes :], gaps[item.gaps :], exact[item.exact :]
-    found = b"".join([*parts, skeleton])
+    whole.write(skeleton)
+    found = whole.getvalue()  # its own buffer, not a copy
     if hashlib.sha256(found).hexdigest() != header.sha256:
         raise PackedError("expands to something else than was packed")
     return found
@@ -180,14 +187,15 @@ def check_sizes(header: Header, size: int) -> None:
         raise PackedError(f"is damaged: it has {size} bytes, its header says {header.start + sum(header.streams)}")
     end = 0
     for item in header.segments:
-        fits = item.offset >= end and item.width in (1, 4) and item.levels <= 256 and item.stored <= item.count
+        fits = item.offset >= end and item.width in (1, 4) and item.stored <= item.count
+        fits = fits and item.levels <= min(256, item.stored)
         sparse = 0 < item.gaps <= item.stored + item.count // FAR if item.gaps else item.stored in (0, item.count)
         end = item.offset + item.size
         if not fits or not sparse or end > header.expanded or (item.width == 1 and item.levels):
             raise PackedError("is damaged: its parts overlap or do not fit")
 
 
-def decode(name: str, packed: bytes, size: int) -> bytes:
+def decode(name: str, packed: memoryview, size: int) -> bytes:
     """One stream. It is never decoded further than to the size that it must have."""
     try:
         if name == "skeleton":
@@ -204,7 +212,7 @@ def decode(name: str, packed: bytes, size: int) -> bytes:
     return found
 
 
-def numbers(item: Segment, codes: memoryview, gaps: memoryview, exact: memoryview) -> bytes:
+def numbers(item: Segment, codes: memoryview, gaps: memoryview, exact: memoryview) -> memoryview:
     """The bytes of a segment."""
     if item.width == 1:
         values: NDArray[Any] = np.frombuffer(codes, np.uint8)
@@ -215,17 +223,26 @@ def numbers(item: Segment, codes: memoryview, gaps: memoryview, exact: memoryvie
         values = np.frombuffer(exact, "<f4")[chosen]
     else:  # byte by byte: all first bytes, all second ones, …
         values = np.frombuffer(exact, np.uint8).reshape(4, item.stored).T.copy().view("<f4")[:, 0]
-    if item.stored == item.count:
-        return values.tobytes()
+    if item.stored != item.count:
+        values = spread(item, values, np.frombuffer(gaps, np.uint8))
+    return values.view(np.uint8).data
+
+
+def spread(item: Segment, values: NDArray[Any], gaps: NDArray[np.uint8]) -> NDArray[Any]:
+    """The stored numbers at their places, zeros at all others: a gap is how many zeros come before the next number, or
+    `FAR` zeros and no number. Block by block, since places need more room than numbers do."""
     full = np.zeros(item.count, values.dtype)
-    full[places(item, np.frombuffer(gaps, np.uint8))] = values
-    return full.tobytes()
-
-
-def places(item: Segment, gaps: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Where the stored numbers are: a gap is how many zeros come before the next one, or `FAR` zeros and no number."""
-    far = gaps == FAR
-    found: NDArray[np.int64] = (np.cumsum(gaps + ~far, dtype=np.int64) - 1)[~far]
-    if len(found) != item.stored or (item.stored and int(found[-1]) >= item.count):
-        raise PackedError("is damaged: a number lies outside its tensor")
-    return found
+    used, last = 0, -1
+    for start in range(0, len(gaps), BLOCK):
+        block = gaps[start : start + BLOCK]
+        near = block != FAR
+        ends = last + np.cumsum(block + near, dtype=np.int64)
+        places = ends[near]
+        used, last = used + len(places), int(ends[-1])
+        if used > item.stored or (len(places) and int(places[-1]) >= item.count):
+            break
+        full[places] = values[used - len(places) : used]
+    else:
+        if used == item.stored:
+            return full
+    raise PackedError("is damaged: a number lies outside its tensor")

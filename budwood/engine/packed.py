@@ -73,7 +73,7 @@ def pack(content: bytes, tensors: list[Found], bits: int = 8, sharing: str = "k-
     segments: list[Segment] = []
     streams: dict[str, list[bytes]] = {"codes": [], "gaps": [], "exact": []}
     skeleton: list[bytes] = []
-    stayed: list[bytes] = []
+    stayed: list[bytes | memoryview] = []
     end = 0
     for found in tensors:
         raw = content[found.offset : found.offset + found.count * found.width]
@@ -158,7 +158,7 @@ def gaps_of(places: NDArray[np.int64]) -> bytes:
     return found.tobytes()
 
 
-def decoded(segment: Segment, parts: dict[str, bytes]) -> bytes:
+def decoded(segment: Segment, parts: dict[str, bytes]) -> memoryview:
     codes, gaps, exact = (memoryview(parts.get(name, b"")) for name in ("codes", "gaps", "exact"))
     return numbers(segment, codes, gaps, exact)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -137,6 +138,19 @@ def test_weights_that_are_no_numbers(bad: float) -> None:
 def test_a_model_of_nothing_but_zeros_is_refused_as_its_reader_would() -> None:
     with pytest.raises(StepError, match="times its size"):
         pack(*one(np.zeros(1_000_000, "<f4")))
+
+
+@pytest.mark.parametrize(("kind", "bits", "most"), [("<f4", 8, 2.6), ("<f4", EXACT, 3.1), ("u1", 8, 3.6)])
+def test_expanding_needs_a_few_times_the_room_of_what_it_gives(kind: str, bits: int, most: float) -> None:
+    content, tensors = one(sparse(1_200_000, 0.4, kind=kind))
+    packed = pack(content, tensors, bits).content
+    tracemalloc.start()
+    try:
+        found = expand(packed)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < most * len(found)
 
 
 def test_the_tensors_of_a_graph_are_found() -> None:

@@ -139,6 +139,11 @@ def test_parts_that_overlap_or_do_not_fit(segments: Any) -> None:
         expand(changed(packed(), segments=segments))
 
 
+def test_a_table_with_more_values_than_numbers_use_would_take_more_room_than_the_result() -> None:
+    with pytest.raises(PackedError, match="do not fit"):
+        expand(changed(packed(), segments=[[0, 10, 4, 10, 0, 11]]))
+
+
 @pytest.mark.parametrize("fields", [[], {}, None, {"expanded": 3}])
 def test_headers_of_another_kind(fields: Any) -> None:
     with pytest.raises(PackedError, match="header is not valid"):

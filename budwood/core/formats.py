@@ -282,7 +282,10 @@ def check_onnx(path: Path, name: str) -> None:
 
 
 def check_packed(path: Path, name: str) -> None:
-    """A packed graph whose header agrees with its size. What it expands to is checked when it is loaded."""
+    """A packed graph, or packed weights, whose header agrees with its size. What it expands to is checked when it is
+    loaded; so it may only stand for a file of which that check is known."""
+    if not (name.endswith(".onnx" + PACKED) or name == "model.safetensors" + PACKED):
+        raise refuse(path, f"{name} is packed, which only a graph (.onnx) and model.safetensors may be")
     with open_regular(path) as file:
         try:
             read_header(file.read(MAX_START), os.fstat(file.fileno()).st_size)

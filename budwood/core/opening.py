@@ -14,6 +14,7 @@ from budwood.core.cut_list import CUTS, load_cuts
 from budwood.core.errors import BundleError
 from budwood.core.formats import CHECKS as FORMAT_CHECKS
 from budwood.core.formats import read_capped, refuse
+from budwood.core.packed import SUFFIX as PACKED
 from budwood.core.page import check_page
 
 __all__ = ["check_content", "check_model_folder", "list_files", "safe_name"]
@@ -171,9 +172,13 @@ def path_suffix(name: str) -> str:
 
 
 def refuse_collisions(folder: Path, names: list[str]) -> None:
-    """Names that differ only by case or by Unicode form are one file on other systems."""
+    """Names that differ only by case or by Unicode form are one file on other systems; a packed file is the file that
+    it stands for."""
     seen: dict[str, str] = {}
+    plain = set(names)
     for name in names:
+        if name.endswith(PACKED) and name.removesuffix(PACKED) in plain:
+            raise refuse(str(folder / name), f"{name} stands for a file that is there too", "remove one of the two")
         key = unicodedata.normalize("NFKC", name).casefold()
         if key in seen:
             raise refuse(str(folder / name), f"{name} and {seen[key]} differ only by case", "rename or remove one")

@@ -190,3 +190,25 @@ def test_a_graph_that_reads_other_files_cannot_hide_in_a_packed_one(tmp_path: Pa
 def test_something_else_with_the_suffix(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no packed model"):
         bundle(tmp_path / "bundle", b"PK\x03\x04" + bytes(100))
+
+
+@pytest.mark.parametrize(
+    "name", ["tool.py.packed", "labels.json.packed", "onnx/model.packed", "onnx/x.safetensors.packed"]
+)
+def test_only_graphs_and_weights_may_be_packed(tmp_path: Path, name: str) -> None:
+    def write(folder: Path) -> None:
+        tiny.write_files(folder)
+        (folder / name).write_bytes(packed())
+
+    with pytest.raises(BundleError, match="only a graph"):
+        Bundle.create(tmp_path / "bundle", tiny.draft(), write)
+
+
+def test_a_graph_is_there_plain_or_packed_and_never_both(tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        tiny.write_files(folder)
+        (folder / NAME).write_bytes(packed())
+
+    with pytest.raises(BundleError, match="is there too") as caught:
+        Bundle.create(tmp_path / "bundle", tiny.draft(), write)
+    assert "remove one" in caught.value.fix

@@ -5,16 +5,15 @@ parent calls `serving_memory`. The HTTP server itself, some 20 MB, is not part o
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from budwood.core.bundle import Bundle
 from budwood.core.errors import StepError
 from budwood.core.task import Row
+from budwood.engine.child import child_command, child_environment
 from budwood.engine.machine import resident_memory_mb
 
 __all__ = ["Memory", "serving_memory"]
@@ -37,13 +36,10 @@ def serving_memory(bundle: Bundle, rows: Sequence[Row], runtime: str = "auto", t
     Raises:
         StepError: the child failed; the message has its last words.
     """
-    root = str(Path(__file__).parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    command = [sys.executable, "-m", "budwood.engine.memory", str(bundle.path), runtime, str(threads)]
     child = subprocess.run(
-        command,
+        child_command("budwood.engine.memory", str(bundle.path), runtime, str(threads)),
         input=json.dumps([dict(row) for row in rows], default=str),
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        env=child_environment(),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_SECONDS,

@@ -24,6 +24,7 @@ from budwood.core.errors import BudwoodError, BundleError, StorageError
 from budwood.core.step import Progress, silent
 from budwood.core.task import Row
 from budwood.engine import conformance
+from budwood.engine.child import child_command, child_environment
 from budwood.engine.machine import cpu_model, instruction_set, usable_cores
 from budwood.engine.predictor import Predictor, default_runtime
 from budwood.engine.providers import VARIABLE
@@ -284,10 +285,8 @@ def reason(found: Mapping[str, Found], name: str, default: str) -> str:
 
 def in_a_child(bundle: Bundle, seconds: float, threads: int) -> dict[str, Found]:
     """Measure in a fresh process; when it fails, nothing is known of any runtime but why, and that is remembered."""
-    root = str(Path(__file__).parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    command = [sys.executable, "-m", "budwood.engine.runtime_choice", str(bundle.path), str(seconds), str(threads)]
-    surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false"}
+    command = child_command("budwood.engine.runtime_choice", str(bundle.path), str(seconds), str(threads))
+    surroundings = child_environment() | {"TOKENIZERS_PARALLELISM": "false"}
     try:
         child = subprocess.run(
             command, env=surroundings, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True

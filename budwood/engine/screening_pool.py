@@ -7,7 +7,6 @@ killed their input ends, and so do they.
 import json
 import math
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -15,11 +14,11 @@ from queue import SimpleQueue
 from typing import Any, Self
 
 from budwood.core.errors import StepError
+from budwood.engine.child import child_command, child_environment
 from budwood.engine.screening_worker import Opening, Scorer
 
 __all__ = ["Pool"]
 
-COMMAND = (sys.executable, "-m", "budwood.engine.screening_worker")
 Answer = Callable[[], dict[str, Any]]
 
 
@@ -41,7 +40,12 @@ class Pool:
             self.threads = self.stack.enter_context(ThreadPoolExecutor(self.workers))
             for _ in range(self.workers):
                 process = subprocess.Popen(
-                    COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+                    child_command("budwood.engine.screening_worker"),
+                    env=child_environment(),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    start_new_session=True,
                 )
                 self.stack.callback(stop, process)
                 assert process.stdin is not None

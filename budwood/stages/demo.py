@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 from budwood.core.errors import BudwoodError, NotFoundError
 from budwood.core.step import Progress, silent
 from budwood.core.store import Entry, Store
+from budwood.engine.child import child_command, child_environment
 from budwood.engine.measure import bench
 
 __all__ = ["Answered", "Stage", "ask", "example_table", "race", "served"]
@@ -109,8 +109,8 @@ def served(entry: Entry) -> Iterator[str]:
     Raises:
         BudwoodError: it did not start.
     """
-    command = [sys.executable, "-m", "budwood", "serve", str(entry.bundle.path.absolute()), "--port", "0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = child_command("budwood", "serve", str(entry.bundle.path.absolute()), "--port", "0", "--json")
+    with subprocess.Popen(command, env=child_environment(), stdout=subprocess.PIPE, text=True) as process:
         try:
             line = first_line(process)
             yield str(json.loads(line)["url"])

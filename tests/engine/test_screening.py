@@ -196,6 +196,12 @@ def test_wrong_names_and_numbers_are_refused(model: Bundle, tmp_path: Path) -> N
         open_library(table, target="active")
 
 
+def test_a_file_of_the_working_directory_named_like_a_library_does_not_run(model: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit(3)\n")
+    with Pool(Opening(str(model.path), None, False, 5), 1) as pool:
+        assert pool.submit(["CCO"], 0.0)()
+
+
 def test_a_process_that_dies_is_an_error_that_says_how_to_go_on(model: Bundle) -> None:
     with Pool(Opening(str(model.path), None, False, 5), 1) as pool:
         process = pool.idle.get()

@@ -26,6 +26,7 @@ __all__ = [
     "Sample",
     "calibration_rows",
     "check_names",
+    "check_writer",
     "facts",
     "feeds",
     "float_source",
@@ -42,6 +43,8 @@ LEAST_ROWS = 10
 """Rows without which a range says nothing."""
 SAMPLE_ROWS = 32
 BATCH = 8
+LAST = 16
+"""Tokens of a golden row whose logits a generator's graph is held against: a large vocabulary has many of each."""
 BINS = 10
 DOTS = frozenset({"amx", "vnni", "arm-dot", "arm"})
 """Instruction sets whose sums of 8-bit products have 32 bits, or are widened before they are added."""
@@ -183,6 +186,40 @@ def logits_of(task: Task, inputs: Sequence[Arrays], graph: bytes) -> NDArray[Any
     with closing(registry.get("runtimes", "onnxruntime")(graph)) as runtime:
         parts = [task.finish(batch, runtime.run(batch))["logits"] for batch in inputs]
     return np.concatenate(parts).astype(np.float64)
+
+
+def check_writer(parent: Bundle, graph: bytes, most_noise: float, where: str) -> float | None:
+    """The noise of a generator's quantized graph, see `Sample.noise`: here of the whole vocabulary, between tokens.
+
+    The tokens are the last ones of each golden row; None where there is one token only.
+
+    Raises:
+        StepError: the graph writes something else than its parent.
+    """
+    task = task_of(parent)
+    encoder = task.encoder(parent.path)
+    rows = [encoder([row]).inputs for row in conformance.parsed(task, conformance.read(parent))]
+    expected = vocabulary_logits(parent.read_model("onnx"), rows)
+    if len(expected) < 2:
+        return None
+    noise = noise_of(vocabulary_logits(graph, rows), expected)
+    if not noise <= most_noise:
+        raise StepError(
+            f"the logits moved by {noise:.3g} of their own deviation, at most {most_noise:.3g} is allowed",
+            where=f"{where}.most_noise",
+            fix="take shrink.quantize_weights with bits = 8, or allow more",
+        )
+    return noise
+
+
+def vocabulary_logits(graph: bytes, rows: Sequence[Arrays]) -> NDArray[Any]:
+    """(tokens, vocabulary), of the last tokens of each row."""
+    with closing(registry.get("runtimes", "onnxruntime")(graph)) as runtime:
+        kept = [np.asarray(min(LAST, row["input_ids"].shape[1]), np.int64) for row in rows]
+        parts = [
+            runtime.run(row | {"num_logits_to_keep": count})["logits"][0] for row, count in zip(rows, kept, strict=True)
+        ]
+    return np.concatenate(parts)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Packing a bundle's graph: smaller, served as before, and honest where float weights changed."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import tiny
 
 from budwood.core import registry
 from budwood.core.bundle import Bundle
-from budwood.core.errors import StepError, UsageError
+from budwood.core.errors import BundleError, StepError, UsageError
 from budwood.core.step import Context
 from budwood.engine import conformance
 from budwood.engine.predictor import Predictor
@@ -49,10 +50,11 @@ def test_the_child_is_smaller_and_answers_within_its_tolerance(parent: Bundle, t
     assert "model.safetensors" not in child.names
     assert child.manifest.files["onnx/model.onnx.packed"].bytes == report["bytes"] < report["expanded_bytes"]
     assert report["expanded_bytes"] == parent.manifest.files["onnx/model.onnx"].bytes
-    assert 0 < report["difference"] < report["tolerance"]
+    assert 0 < report["difference"] < 0.05
+    assert report["difference"] < report["tolerance"] < 0.1
     assert report["load_seconds"] > 0
-    assert conformance.check(Predictor.open(child, "onnxruntime"), child) <= report["tolerance"]
-    np.testing.assert_allclose(logits(child), logits(parent), atol=report["tolerance"])
+    # The logits themselves differ by 1 from row to row.
+    np.testing.assert_allclose(logits(child), logits(parent), rtol=0, atol=0.05)
 
 
 def test_at_32_bits_not_a_byte_changes(parent: Bundle, tmp_path: Path) -> None:
@@ -106,6 +108,38 @@ def test_an_unpacked_copy_has_the_plain_graph_again(parent: Bundle, tmp_path: Pa
     np.testing.assert_array_equal(logits(plain), logits(child))
     same = unpacked().apply(parent, Context(out=tmp_path / "copy", work=tmp_path / "work"))
     assert same.manifest.files == parent.manifest.files
+
+
+def test_what_tells_of_the_packed_model_is_not_in_its_unpacked_copy(parent: Bundle, tmp_path: Path) -> None:
+    child = made(parent, tmp_path)
+
+    def write(folder: Path) -> None:
+        shutil.copytree(child.path, folder, dirs_exist_ok=True)
+        (folder / "bundle.json").unlink()
+        (folder / "README.md").write_text("The ONNX graph is packed.\n")
+
+    described = Bundle.create(tmp_path / "described", child.draft("describe", report=child.manifest.report), write)
+    plain = registry.get("steps/export", "unpacked")().apply(described, Context(out=tmp_path / "out", work=tmp_path))
+    assert "README.md" not in plain.names
+    assert "packed" not in plain.manifest.report
+    assert {"config.json", "onnx/model.onnx"} <= set(plain.names)
+
+
+def test_a_packed_file_that_is_damaged_says_what_to_do(parent: Bundle, tmp_path: Path) -> None:
+    child = made(parent, tmp_path)
+
+    def write(folder: Path) -> None:
+        shutil.copytree(child.path, folder, dirs_exist_ok=True)
+        (folder / "bundle.json").unlink()
+        file = folder / "onnx" / "model.onnx.packed"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+
+    broken = Bundle.create(tmp_path / "broken", child.draft("describe"), write)
+    with pytest.raises(BundleError, match="is damaged") as caught:
+        registry.get("steps/export", "unpacked")().apply(broken, Context(out=tmp_path / "out", work=tmp_path))
+    assert "packed from" in caught.value.fix
 
 
 def test_weights_are_packed_on_request(parent: Bundle, tmp_path: Path) -> None:

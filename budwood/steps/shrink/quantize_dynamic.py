@@ -16,7 +16,7 @@ from budwood.engine.predictor import task_of
 
 __all__ = ["QuantizeDynamic"]
 
-NOT_FOR_GENERATORS = ("per_channel", "keep_float", "most_noise")
+NOT_FOR_GENERATORS = ("per_channel", "keep_float")
 """A generator's products all have a scale for each output, and none of them stays in float."""
 
 
@@ -32,7 +32,7 @@ class QuantizeDynamic(Step):
     """Layers that stay in float, by the names of their nodes."""
     most_noise: float = 0.25
     """Change of the logits on training rows, as a share of their own deviation between rows, above which the layers
-    that lose most stay in float."""
+    that lose most stay in float. A generator's graph is refused above it."""
 
     name: ClassVar[str] = "shrink.quantize_dynamic"
     takes: ClassVar[frozenset[str]] = frozenset({"onnx"})
@@ -83,7 +83,8 @@ class QuantizeDynamic(Step):
         products = quantize_decoder(parent.model_file("onnx"), graph, "int8", reduce_range=reduced)
         content = graph.read_bytes()
         graph.unlink()
-        report = {"reduce_range": reduced, "layers": products}
+        noise = quantization.check_writer(parent, content, self.most_noise, self.name)
+        report = {"reduce_range": reduced, "layers": products, "noise": noise}
         return quantization.save_int8(parent, context, self, content, report)
 
     def sample(self, parent: Bundle, context: Context, model: Any) -> quantization.Sample | None:

@@ -32,6 +32,8 @@ SPARSE = 0.3
 FITTED = 1 << 20
 """Values that a table is fitted to; more hardly move it."""
 ROUNDS = 100
+KEEP = "keep the model as it is: leave shrink.pack out"
+EXPORT = "write the graph again: put export.onnx before"
 FLOAT, BYTES = 1, (2, 3)
 """Types of ONNX tensors: float32; uint8 and int8."""
 
@@ -89,9 +91,9 @@ def pack(content: bytes, tensors: list[Found], bits: int = 8, sharing: str = "k-
     file = assembled(expanded, segments, b"".join(skeleton), streams)
     try:
         if expand(file) != expanded:
-            raise StepError("the packed model does not expand to what was packed", where="packing")
+            raise StepError("the packed model does not expand to what was packed", where="packing", fix=KEEP)
     except PackedError as error:
-        raise StepError(f"the packed model {error}", where="packing", fix="keep the model as it is") from error
+        raise StepError(f"the packed model {error}", where="packing", fix=KEEP) from error
     return Packed(file, facts(content, file, segments))
 
 
@@ -222,7 +224,7 @@ def find_tensors(content: bytes) -> list[Found]:
     try:
         return [found for found in walk(content) if found.count >= SMALLEST]
     except ValueError as error:
-        raise StepError(f"the graph cannot be read: {error}", where="packing") from error
+        raise StepError(f"the graph cannot be read: {error}", where="packing", fix=EXPORT) from error
 
 
 def find_weights(content: bytes) -> list[Found]:
@@ -241,7 +243,7 @@ def find_weights(content: bytes) -> list[Found]:
             if (item["dtype"] == "F32" and len(item["shape"]) > 1) or item["dtype"] in ("I8", "U8")
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StepError(f"the weights cannot be read: {str(error)[:100]}", where="packing") from error
+        raise StepError(f"the weights cannot be read: {str(error)[:100]}", where="packing", fix=KEEP) from error
     return [item for item in found if item.count >= SMALLEST]
 
 

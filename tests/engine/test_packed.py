@@ -175,8 +175,9 @@ def test_tensors_in_constants_and_of_bytes_are_found_too() -> None:
 
 
 def test_something_else_than_a_graph() -> None:
-    with pytest.raises(StepError, match="cannot be read"):
+    with pytest.raises(StepError, match="cannot be read") as caught:
         find_tensors(b"\xff" * 40)
+    assert "export.onnx" in caught.value.fix
 
 
 def test_the_tensors_of_a_safetensors_file_are_found() -> None:
@@ -190,5 +191,6 @@ def test_the_tensors_of_a_safetensors_file_are_found() -> None:
     found = find_weights(content)
     assert sorted((item.count, item.width) for item in found) == [(300, 1), (1024, 4)]
     assert expand(pack(content, found, EXACT).content) == content
-    with pytest.raises(StepError, match="cannot be read"):
+    with pytest.raises(StepError, match="cannot be read") as caught:
         find_weights(b"something else")
+    assert "leave shrink.pack out" in caught.value.fix

@@ -1,6 +1,8 @@
 """A shorter vocabulary: the same answers where all tokens are kept, and no word that was known becomes unknown."""
 
 import json
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from budwood.core.bundle import Bundle
 from budwood.core.errors import StepError
 from budwood.core.recipe import Recipe
 from budwood.core.step import Context
-from budwood.engine.predictor import Predictor
+from budwood.engine.predictor import Predictor, task_of
 from budwood.steps.export.onnx import Onnx
 from budwood.steps.shrink.trim_vocabulary import TrimVocabulary
 
@@ -48,6 +50,20 @@ def test_texts_of_kept_tokens_get_the_same_answers_and_others_are_spelled(parent
     assert len(ids) > len(long.encoder([{"text": "I am happy"}]).inputs["input_ids"][0])
     for predictor in (long, short):
         predictor.close()
+
+
+def test_labels_in_another_order_stay_with_their_answers(parent: Bundle, tmp_path: Path) -> None:
+    own = task_of(parent)
+    turned = replace(own, labels=tuple(reversed(own.labels)))  # type: ignore[type-var, attr-defined]
+    splits = tiny.splits()
+    few = tuple(row for row in splits.train.rows if row["label"] != "praise")
+    few_splits = type(splits)(type(splits.train).of(few), splits.validation, splits.test, seed=0)
+    context = Context(out=tmp_path / "unused", work=tmp_path / "w", splits=few_splits, task=turned)
+    child = Recipe((TrimVocabulary(tokens=1), Onnx())).run(parent, context, tmp_path / "steps")
+    assert task_of(child).to_json()["labels"] == list(reversed(own.to_json()["labels"]))
+    with closing(Predictor.open(parent)) as before, closing(Predictor.open(child)) as after:
+        expected = before.outputs(few)["logits"][:, ::-1]
+        np.testing.assert_allclose(after.outputs(few)["logits"], expected, atol=1e-5)
 
 
 def test_where_nothing_can_be_left_out_it_says_so(parent: Bundle, tmp_path: Path) -> None:

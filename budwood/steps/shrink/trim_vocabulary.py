@@ -14,6 +14,8 @@ from budwood.core.errors import StepError
 from budwood.core.step import Context, Step
 from budwood.core.task import Row
 from budwood.engine import graft
+from budwood.engine.distilling import same_order
+from budwood.engine.predictor import task_of
 
 __all__ = ["TrimVocabulary"]
 
@@ -39,8 +41,9 @@ class TrimVocabulary(Step):
     tasks: ClassVar[frozenset[str]] = frozenset({"text_classification"})
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
-        """Raises StepError without data, on another kind of vocabulary, and where there is nothing to leave out."""
+        """Raises StepError without data, for other labels, another kind of vocabulary, and nothing to leave out."""
         studied = graft.lesson(parent, context)
+        same_order(studied.model, task_of(parent), studied.task)
         content = json.loads(parent.file(TOKENIZER).read_text(encoding="utf-8"))
         if content["model"].get("type") != "WordPiece":
             raise refusal(f"the tokenizer is {content['model'].get('type')}, not WordPiece", "leave this step out")

@@ -20,9 +20,9 @@ import onnx
 from budwood.core import registry
 from budwood.core.bundle import Bundle
 from budwood.core.errors import MissingExtraError, StepError, UsageError
-from budwood.core.recipe import Recipe
+from budwood.core.recipe import Recipe, key_after
 from budwood.core.step import Context, Step
-from budwood.engine import conformance
+from budwood.engine import conformance, machine
 from budwood.engine.base_model import import_base
 from budwood.engine.bases import Found
 from budwood.engine.measure import score
@@ -94,9 +94,20 @@ def test_a_convolutional_network_in_8_bits_answers_as_before(images: tuple[Bundl
     assert "Conv" not in report["float_operators"]
     assert report["calibration"] == {"rows": 24, "method": "minmax"}
     assert report["noise"] < 0.25
+    assert sorted(report["activations_ms"]) == ["signed", "unsigned"]
     assert accuracy(found, context) >= accuracy(parent, context) - 0.05
     with closing(Predictor.open(found)) as predictor:
         conformance.check(predictor, found)
+
+
+@pytest.mark.parametrize("step", [QuantizeStatic(), QuantizeDynamic(), QuantizeAware()], ids=lambda step: step.name)
+def test_what_another_cpu_made_is_made_again(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven bits or eight is the choice of the CPU, so a stored result is for its instruction set."""
+    keys = []
+    for flags in ("avx2", "avx2 avx512_vnni", "avx2"):
+        monkeypatch.setattr(machine, "cpu_flags", lambda flags=flags: frozenset(flags.split()))
+        keys.append(key_after("parent", step, EMPTY))
+    assert keys[0] == keys[2] != keys[1]
 
 
 def test_the_same_rows_give_the_same_graph(images: tuple[Bundle, Context], tmp_path: Path) -> None:
@@ -110,6 +121,7 @@ def test_ranges_can_cut_off_outliers(images: tuple[Bundle, Context], tmp_path: P
     step = QuantizeStatic(rows=12, method=method, activations="signed")  # type: ignore[arg-type]
     found = child(step, *images, tmp_path)
     assert found.manifest.report["scheme"] == "S8S8 per channel"
+    assert found.manifest.report["activations_ms"] == {}
     assert found.manifest.report["calibration"]["method"] == method
 
 

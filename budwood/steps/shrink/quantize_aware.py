@@ -14,6 +14,7 @@ from budwood.core.step import Context, Step
 from budwood.core.task import Task
 from budwood.engine import graft, quantization
 from budwood.engine.distilling import Distilling, distil, with_teacher
+from budwood.engine.machine import instruction_set
 from budwood.engine.predictor import task_of
 
 __all__ = ["QuantizeAware"]
@@ -43,6 +44,10 @@ class QuantizeAware(Step):
     name: ClassVar[str] = "shrink.quantize_aware"
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[frozenset[str]] = frozenset({"torch"})
+
+    def inputs(self) -> str:
+        """The instruction set of this CPU, which decides between 7 and 8 bits."""
+        return instruction_set()
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         from budwood.engine.batching import Rows

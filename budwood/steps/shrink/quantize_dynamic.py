@@ -12,6 +12,7 @@ from budwood.core.bundle import Bundle
 from budwood.core.errors import StepError, UsageError
 from budwood.core.step import Context, Step
 from budwood.engine import quantization
+from budwood.engine.machine import instruction_set
 from budwood.engine.predictor import task_of
 
 __all__ = ["QuantizeDynamic"]
@@ -37,6 +38,10 @@ class QuantizeDynamic(Step):
     name: ClassVar[str] = "shrink.quantize_dynamic"
     takes: ClassVar[frozenset[str]] = frozenset({"onnx"})
     gives: ClassVar[frozenset[str]] = frozenset({"onnx-int8"})
+
+    def inputs(self) -> str:
+        """The instruction set of this CPU, which decides between 7 and 8 bits."""
+        return instruction_set()
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         from budwood.engine import quantized_graph as graphs

@@ -12,6 +12,7 @@ from budwood.core.bundle import Bundle
 from budwood.core.errors import UsageError
 from budwood.core.step import Context, Step
 from budwood.engine import quantization
+from budwood.engine.machine import instruction_set
 from budwood.engine.predictor import task_of
 
 __all__ = ["QuantizeStatic"]
@@ -45,6 +46,10 @@ class QuantizeStatic(Step):
     takes: ClassVar[frozenset[str]] = frozenset({"onnx"})
     gives: ClassVar[frozenset[str]] = frozenset({"onnx-int8"})
 
+    def inputs(self) -> str:
+        """The instruction set of this CPU, which decides between 7 and 8 bits, and which activations are fast."""
+        return instruction_set()
+
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         self.check()
         from budwood.engine import quantized_graph as graphs
@@ -70,10 +75,12 @@ class QuantizeStatic(Step):
                 model, ranges, left, signed=signed, per_channel=self.per_channel, reduce_range=reduced
             )
 
-        signed = self.activations == "signed" or (self.activations == "auto" and self.faster_signed(graph, sample))
+        times = self.times(graph, sample)
+        signed = times["signed"] < CLEARLY * times["unsigned"] if times else self.activations == "signed"
         chosen = quantization.with_fallback(lambda more: graph(more, signed), layers, sample, self.most_noise, context)
         report = {
             "scheme": f"{'S8' if signed else 'U8'}S8{' per channel' if self.per_channel else ''}",
+            "activations_ms": {name: round(1000 * seconds, 3) for name, seconds in times.items()},
             "reduce_range": reduced,
             "calibration": {"rows": len(rows), "method": self.method},
             "layers": len(every),
@@ -91,7 +98,11 @@ class QuantizeStatic(Step):
                 f"{self.percentile} is no share to keep", where=f"{self.name}.percentile", fix="give 99.9 to 99.999"
             )
 
-    def faster_signed(self, graph: Callable[[Collection[str], bool], bytes], sample: quantization.Sample) -> bool:
-        """Whether signed activations run clearly faster here. Unsigned ones have twice the steps behind a ReLU."""
-        unsigned, signed = (sample.seconds(graph((), kind)) for kind in (False, True))
-        return signed < CLEARLY * unsigned
+    def times(self, graph: Callable[[Collection[str], bool], bytes], sample: quantization.Sample) -> dict[str, float]:
+        """Seconds for a batch with either kind of activations; empty where the kind is given.
+
+        Unsigned ones have twice the steps behind a ReLU, so signed ones have to be clearly faster.
+        """
+        if self.activations != "auto":
+            return {}
+        return {name: sample.seconds(graph((), name == "signed")) for name in ("unsigned", "signed")}

@@ -8,9 +8,9 @@ import typer
 
 from budwood.cli.options import Json, Store, choices
 from budwood.cli.screen import Screen
+from budwood.stages.export_folders import FOLDERS
 
 FORMATS = choices("steps.export").removeprefix("auto|")
-FOLDERS = ("edge", "browser")
 WORDS = "MODEL, then where to write it. `edge` or `browser` before it asks for a folder with a runner, or with a page."
 
 
@@ -32,6 +32,7 @@ def export(
     that needs nothing but onnxruntime and numpy, `export browser` one with a web page that runs it by transformers.js.
     """
     kind, model, given = parsed(words, out)
+    kind = kind or (format if format in FOLDERS else "")
     with Screen(json, f"export: opening {model}") as screen:
         from budwood import flow
 

@@ -21,6 +21,7 @@ from budwood.engine.reading import read_dataset, read_inputs
 from budwood.engine.statistics import better
 from budwood.stages.drawing import drawn, from_score
 from budwood.stages.explaining import explained, kept
+from budwood.stages.export_folders import FOLDERS
 from budwood.stages.results import Compared, Evaluated
 
 __all__ = ["answers", "compare_models", "evaluate_model", "export_model"]
@@ -258,10 +259,6 @@ def export_model(entry: Entry, out: Path, format: str, store: Store, progress: P
         from budwood.engine.browser import write_browser
 
         return write_browser(bundle, out, entry.name)
-
-
-FOLDERS = ("edge", "browser")
-"""What is no bundle any more: a folder with a runner, and a folder with a web page."""
 
 
 @contextmanager

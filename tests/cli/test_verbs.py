@@ -261,6 +261,14 @@ def test_export_writes_folders_for_the_edge_and_the_browser(run, tiny_bundle, tm
     assert run("export", "edge").out.startswith("exported  edge-1\n")
 
 
+@pytest.mark.parametrize(("kind", "then"), [("edge", "python tickets-edge/run.py"), ("browser", "npm install")])
+def test_export_takes_the_kind_of_folder_as_a_format_too(run, tiny_bundle, kind, then):
+    flow.models().publish("tickets", tiny_bundle)
+    ran = run("export", "tickets", "--format", kind)
+    assert ran.out.startswith(f"exported  tickets-{kind}\n")
+    assert then in ran.err
+
+
 def test_serve_passes_its_flags_and_prints_an_address_and_a_line_to_paste(run, monkeypatch, tiny_bundle):
     flow.models("s").publish("tickets", tiny_bundle)
     calls = []

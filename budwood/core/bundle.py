@@ -180,15 +180,21 @@ class Bundle:
         """
         final = Path(to)
         with staged(final) as stage:
-            for name, expected in self.manifest.files.items():
-                target = stage / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with open_regular(self.path / name) as source, target.open("xb") as copy:
-                    shutil.copyfileobj(source, copy, 1 << 20)
-                if record(target) != expected:
-                    raise damaged(self.path / name, "it changed since it was opened")
+            for name in self.names:
+                self.copy_file(name, stage / name)
             (stage / MANIFEST).write_bytes(encode(self.manifest))
         return type(self)(final, self.manifest)
+
+    def copy_file(self, name: str, to: Path) -> None:
+        """Copy one file and check the copy against its hash; the folder of `to` is made.
+
+        Raises BundleError when the bundle lists none of that name, or the file changed since it was opened.
+        """
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with open_regular(self.file(name)) as source, to.open("wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+        if record(to) != self.manifest.files[name]:
+            raise damaged(self.path / name, "it changed since it was opened")
 
     @property
     def names(self) -> tuple[str, ...]:

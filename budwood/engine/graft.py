@@ -1,6 +1,5 @@
 """What the ways to learn share: the parent's model with the task's head, validation, and the child bundle."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +90,7 @@ def save_child(
 
 
 def copy_files(parent: Bundle, names: Sequence[str], stage: Path) -> None:
+    """Copy those of these files that the parent has. Raises BundleError when one changed since it was opened."""
     for name in names:
         if name in parent.manifest.files:
-            (stage / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(parent.file(name), stage / name)
+            parent.copy_file(name, stage / name)

@@ -5,6 +5,7 @@ product; here both read one table of 8-bit blocks, because a wrong word costs mo
 """
 
 from collections.abc import Container, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,15 +68,14 @@ def input_moments(source: Path, batches: Iterable[Arrays]) -> dict[str, NDArray[
     places = {node.input[1]: node.input[0] for node in model.graph.node if is_inner_product(node, known)}
     wanted = sorted(set(places.values()))
     model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted)
-    runtime = registry.get("runtimes", "onnxruntime")(model.SerializeToString())
     sums = dict.fromkeys(wanted, np.float32(0))
-    for batch in batches:
-        outputs = runtime.run(batch)
-        there = batch["attention_mask"].astype(bool)
-        for name in wanted:
-            states = outputs[name].reshape(*there.shape, -1)[there]
-            sums[name] = sums[name] + states.T @ states
-    runtime.close()
+    with closing(registry.get("runtimes", "onnxruntime")(model.SerializeToString())) as runtime:
+        for batch in batches:
+            outputs = runtime.run(batch)
+            there = batch["attention_mask"].astype(bool)
+            for name in wanted:
+                states = outputs[name].reshape(*there.shape, -1)[there]
+                sums[name] = sums[name] + states.T @ states
     return {weights: np.asarray(sums[states], np.float32) for weights, states in places.items()}
 
 

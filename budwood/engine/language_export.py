@@ -1,6 +1,7 @@
 """The graph of a trained generator, with the proof that it gives what torch gives; adapting and shrinking share it."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,8 @@ def exported(
         outputs = model(**{name: torch.from_numpy(np.asarray(value)) for name, value in encoded.items()})
     width = int(task.to_json()["max_tokens"])
     expected = {"logits": token_logs(outputs["logits"].numpy(), encoded["targets"], width)}
-    runtime = registry.get("runtimes", "onnxruntime")(graph.read_bytes())
-    found = token_logs(runtime.run(encoded)["logits"], encoded["targets"], width)
-    runtime.close()
+    with closing(registry.get("runtimes", "onnxruntime")(graph.read_bytes())) as runtime:
+        found = token_logs(runtime.run(encoded)["logits"], encoded["targets"], width)
     difference = float(np.abs(found - expected["logits"]).max())
     conformance.demand(difference, conformance.FLOAT_TOLERANCE, "the ONNX graph")
     return golden, expected, graph, {"difference": difference, "golden_rows": len(golden)}

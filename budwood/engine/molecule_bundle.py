@@ -1,6 +1,7 @@
 """What the steps of molecule models share: their base, the check of a graph, and the child bundle with its domain."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,11 +73,11 @@ def run_graph(graph: bytes, arrays: Arrays) -> Arrays:
     """All outputs of a graph, in batches that bound the memory."""
     runtime: Runtime = registry.get("runtimes", "onnxruntime")(graph)
     total = len(next(iter(arrays.values())))
-    parts = [
-        runtime.run({name: value[start : start + ROWS] for name, value in arrays.items()})
-        for start in range(0, total, ROWS)
-    ]
-    runtime.close()
+    with closing(runtime):
+        parts = [
+            runtime.run({name: value[start : start + ROWS] for name, value in arrays.items()})
+            for start in range(0, total, ROWS)
+        ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

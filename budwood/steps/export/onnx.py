@@ -1,5 +1,6 @@
 """Put an ONNX graph beside the safetensors, fused for ONNX Runtime, and prove that it computes what torch computes."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -92,7 +93,5 @@ def sample_of(reference: Predictor, model: Any, rows: list[Row]) -> dict[str, An
 
 def differs(reference: Predictor, graph: Path, golden: dict[str, Any]) -> float:
     runtime = registry.get("runtimes", "onnxruntime")(graph.read_bytes())
-    predictor = Predictor(reference.task, reference.encoder, runtime, {})
-    found = conformance.difference(predictor, golden)
-    predictor.close()
-    return found
+    with closing(Predictor(reference.task, reference.encoder, runtime, {})) as predictor:
+        return conformance.difference(predictor, golden)

@@ -20,7 +20,7 @@ def trap(tmp_path: Path) -> Path:
 
 def test_a_file_named_like_a_library_does_not_run(trap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "")
-    command = child_command("budwood", "--version")
+    command = child_command("numpy.version")
     ran = subprocess.run(command, env=child_environment(), capture_output=True, text=True)
     assert (ran.returncode, trap.exists()) == (0, False), ran.stderr
     monkeypatch.setenv("PYTHONPATH", "/one::/two")

@@ -55,7 +55,7 @@ def restore_moments(model: nn.Module, inputs: Any, before: Moments, cuts: Cuts) 
         ratio = ((old_variance + LEAST) / (variance + LEAST)).clamp(1 / MOST, MOST)
         offset = (old_mean - module.running_mean) / ratio.sqrt()
         module.running_mean = mean - offset
-        module.running_var = (module.running_var + module.eps) / ratio - module.eps
+        module.running_var = ((module.running_var + module.eps) / ratio - module.eps).clamp(min=0.0)
 
     with before_norms(model, settle):
         run(model, inputs)

@@ -44,3 +44,13 @@ def test_what_leaves_a_norm_has_its_mean_and_spread_again(folded: bool) -> None:
     assert (first.mean(across) - blurred.mean(across)).abs().max() > 1e-3
     torch.testing.assert_close(last.mean(across), first.mean(across), atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(last.std(across), first.std(across), atol=1e-4, rtol=1e-3)
+
+
+def test_a_variance_is_never_negative() -> None:
+    network = torch.nn.Sequential(torch.nn.Identity(), torch.nn.BatchNorm2d(3)).eval()
+    norm = network[1]
+    torch.nn.init.constant_(norm.running_var, 1e-6)
+    before = {"1": (torch.zeros(3), torch.full((3,), 100.0))}
+    restore_moments(network, batch(), before, {})
+    assert norm.running_var.min() >= 0
+    assert torch.isfinite(network(batch())).all()

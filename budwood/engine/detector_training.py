@@ -124,7 +124,8 @@ def fit_detector(
         value: Tensor = network.learn(*pictures.batch(scenes)) if learn is None else learn(network, scenes)
         return value
 
-    cheaper = "" if cached else CHEAPER  # the frozen backbone is what `head` learns too
+    # The frozen backbone is what `head` learns too, and a student has no other method.
+    cheaper = "" if cached or learn is not None else CHEAPER
     plan = evenly(within(plan, context.seconds, model, batches, loss, context.work, cheaper=cheaper), looks)
     length[0] = plan.steps
     return train(

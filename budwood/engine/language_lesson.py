@@ -199,7 +199,7 @@ def learn(
 
     return train(
         model,
-        within(plan, seconds, model, course.batches, loss, work),
+        within(plan, seconds, model, course.batches, loss, work, cheaper=""),
         course.batches,
         loss,
         evaluate=judge if held else None,

@@ -10,11 +10,15 @@ from budwood.core.commit import write_atomic
 from budwood.core.errors import UsageError
 from budwood.engine.train import Batches, Loss, Plan
 
-__all__ = ["CHEAPER", "epochs_for", "within"]
+__all__ = ["CHEAPER", "TooLittleTime", "epochs_for", "within"]
 
 CHEAPER = "use --method head"
 UPDATES = 600
 """Few-sample fine-tuning is stable from hundreds of updates on (Zhang et al. 2021, arXiv:2006.05987)."""
+
+
+class TooLittleTime(UsageError):
+    """The granted time is not enough for a training that is worth the name."""
 
 
 def epochs_for(steps_per_epoch: int, least: int = 3, most: int = 20) -> int:
@@ -31,7 +35,7 @@ def within(
         cheaper: what else the user may do where they allow too little; empty where there is nothing.
 
     Raises:
-        UsageError: not even ten steps fit.
+        TooLittleTime: not even ten steps fit.
     """
     path = work / "plan.json"
     if path.exists():
@@ -59,7 +63,7 @@ def cut(plan: Plan, seconds: float, each: float, cheaper: str = CHEAPER) -> Plan
     if steps >= plan.steps:
         return plan
     if steps < 10:
-        raise UsageError(
+        raise TooLittleTime(
             f"{seconds / 60:.1f} minutes allow {max(steps, 0)} training steps of {each:.1f} s",
             where="--max-minutes",
             fix=", or ".join(filter(None, ("grant more minutes", cheaper))),

@@ -169,7 +169,7 @@ class Run:
             raise StepError(
                 f"the loss became {value.item()} at step {self.step + 1}",
                 where="training",
-                fix="check the data for odd rows (budwood doctor), or use --method head",
+                fix="check the data for odd rows: budwood doctor",
             )
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.plan.factor(self.step)

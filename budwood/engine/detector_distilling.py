@@ -74,7 +74,11 @@ def inherit_head(student: Any, teacher: Any) -> list[str]:
                 fix="adapt the smaller base by itself: budwood adapt --base",
             )
     if student.centres.shape != teacher.centres.shape or not torch.equal(student.centres, teacher.centres):
-        raise StepError("teacher and student have other grids", where="shrink.distill_detector")
+        raise StepError(
+            "teacher and student have other grids",
+            where="shrink.distill_detector",
+            fix="pass a student whose maps have strides of 8, 16 and 32, as the teacher's",
+        )
     own = student.head.state_dict()
     given = teacher.head.state_dict()
     fits = {name: item for name, item in given.items() if name in own and own[name].shape == item.shape}

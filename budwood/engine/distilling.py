@@ -6,13 +6,14 @@ hidden states. Import torch's half only inside functions.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from budwood.core.bundle import Bundle
-from budwood.core.errors import StepError
-from budwood.core.step import Context
+from budwood.core.errors import StepError, UsageError
+from budwood.core.step import Context, Step
 from budwood.core.task import Encoder, Task
 from budwood.engine import graft
 from budwood.engine.predictor import task_of
@@ -29,12 +30,15 @@ __all__ = [
     "sizes_report",
     "soft_kind",
     "soft_loss",
+    "students_epochs",
     "with_teacher",
 ]
 
 READING = frozenset({"max_tokens", "flip", "rotate", "image_size"})
 """Fields of a task that say how inputs are read and varied, and nothing of what the outputs mean."""
 CLASSES, LABELS, NUMBERS = "classes", "labels", "numbers"
+LEAST, MOST = 6, 40
+"""Epochs of a student whose number was left open, between which the updates decide."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,32 @@ class Distilling:
     """Weight of 1 - cosine between the embeddings, where both have the same width."""
     hidden: float = 0.0
     """Weight of 1 - cosine between the states after layers at like depths, where both have the same shape."""
+
+    @classmethod
+    def of(cls, step: Step) -> Self:
+        """Those of a step that has fields of these names; the others are as by default."""
+        return cls(**{item.name: getattr(step, item.name) for item in fields(cls) if hasattr(step, item.name)})
+
+    def check(self) -> None:
+        """Raise UsageError where a value makes no sense."""
+        sizes = (("direction", self.direction), ("hidden", self.hidden))
+        for name, value, allowed, good in (
+            ("epochs", self.epochs, "a whole number from 0 on", self.epochs is None or self.epochs >= 0),
+            ("learning_rate", self.learning_rate, "a number above 0", 0 < self.learning_rate < inf),
+            ("batch_size", self.batch_size, "a whole number from 1 on", self.batch_size >= 1),
+            ("temperature", self.temperature, "a number above 0", 0 < self.temperature < inf),
+            ("hard", self.hard, "a number from 0 to 1", 0 <= self.hard <= 1),
+            *((name, value, "a number from 0 on", 0 <= value < inf) for name, value in sizes),
+        ):
+            if not good:
+                raise UsageError(f"{name} is {value}", where="distilling", fix=f"give {allowed}")
+
+
+def students_epochs(epochs: int | None, per_epoch: int) -> int:
+    """The epochs of a student who takes so many updates in each: those that were asked for, or by the rows."""
+    from budwood.engine.planning import epochs_for
+
+    return epochs_for(per_epoch, LEAST, MOST) if epochs is None else epochs
 
 
 def soft_kind(task: Task, targets: Any) -> str:
@@ -118,7 +148,11 @@ def same_order(model: Any, own: Task, wanted: Task) -> Any:
         return model
     head = model.head
     if not isinstance(head, torch.nn.Linear) or head.out_features != len(known):
-        raise StepError("the teacher's labels are in another order and cannot be mapped", where=brief(known))
+        raise StepError(
+            "the teacher's labels are in another order and cannot be mapped",
+            where=brief(known),
+            fix="distil with the labels in the order of the teacher's",
+        )
     order = [known.index(label) for label in asked]
     with torch.no_grad():
         head.weight.copy_(head.weight[order].clone())
@@ -166,21 +200,21 @@ def distil(
 
     Raises:
         StepError: the loss is not finite.
-        UsageError: `context.seconds` allows not even ten updates.
+        UsageError: a setting makes no sense. TooLittleTime: `context.seconds` allows not even ten updates.
     """
     from budwood.engine.batching import freeze_lookups
     from budwood.engine.distilling_batches import Examples, Objective
-    from budwood.engine.planning import epochs_for, within
+    from budwood.engine.planning import within
     from budwood.engine.train import Plan, Trained, train
 
+    settings.check()
     if settings.epochs == 0:
         return Trained(0, None, (), 0.0, "finished")
     began = monotonic()
     freeze_lookups(studied.model)
     examples = Examples(studied, context, teacher_encoder)
     per_epoch = examples.steps(settings.batch_size)
-    epochs = settings.epochs or epochs_for(per_epoch, 6, 40)
-    plan = Plan(epochs, per_epoch, settings.learning_rate, seed=context.seed)
+    plan = Plan(students_epochs(settings.epochs, per_epoch), per_epoch, settings.learning_rate, seed=context.seed)
 
     def batches(epoch: int) -> Iterator[Any]:
         return examples.batches(settings.batch_size, context.seed, epoch)
@@ -191,7 +225,7 @@ def distil(
         left = None if granted is None else max(granted / 2, granted - (monotonic() - began))
         return train(
             studied.model,
-            within(plan, left, studied.model, batches, loss, context.work),
+            within(plan, left, studied.model, batches, loss, context.work, cheaper=""),
             batches,
             loss,
             evaluate=examples.score if len(studied.splits.validation) else None,

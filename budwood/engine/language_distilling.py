@@ -1,7 +1,7 @@
 """A small generator learns from a large one of the same vocabulary. Import only inside functions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ def distil_language(
         DataError: there is nothing to learn from. StepError: the vocabularies differ, or the loss is not finite.
     """
     assert context.splits is not None  # the step has checked
+    asked = replace(settings, learning_rate=settings.learning_rate if rate is None else rate)
+    replace(asked, batch_size=asked.batch_size if blocks is None else blocks).check()
     if pair.student.config.vocab_size != pair.teacher.config.vocab_size:
         raise StepError("teacher and student have other vocabularies", where=what, fix="distil within one family")
     vocabulary = Vocabulary.open(pair.folder)
@@ -89,9 +91,9 @@ def schedule_of(
     found = language_lesson.schedule_for(student, documents, window, new=False)
     room = max(1, LOGITS // (student.config.vocab_size * found.block))
     return found._replace(
-        learning_rate=rate or min(1e-3, FASTER * found.learning_rate),
-        epochs=settings.epochs or found.epochs,
-        batch_size=blocks or min(found.batch_size, room),
+        learning_rate=min(1e-3, FASTER * found.learning_rate) if rate is None else rate,
+        epochs=found.epochs if settings.epochs is None else settings.epochs,
+        batch_size=min(found.batch_size, room) if blocks is None else blocks,
     )
 
 

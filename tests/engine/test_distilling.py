@@ -15,7 +15,7 @@ import teachers  # noqa: E402
 import tiny  # noqa: E402
 
 from budwood.core.bundle import Bundle  # noqa: E402
-from budwood.core.errors import StepError  # noqa: E402
+from budwood.core.errors import StepError, UsageError  # noqa: E402
 from budwood.core.recipe import key_after  # noqa: E402
 from budwood.core.step import Context  # noqa: E402
 from budwood.engine.batching import Rows, run  # noqa: E402
@@ -29,8 +29,10 @@ from budwood.engine.distilling import (  # noqa: E402
     with_teacher,
 )
 from budwood.engine.layer_cut import keep_layers, kept_layers  # noqa: E402
+from budwood.engine.planning import TooLittleTime  # noqa: E402
 from budwood.engine.predictor import task_of  # noqa: E402
 from budwood.engine.signals import Terminated  # noqa: E402
+from budwood.steps.export.onnx import Onnx  # noqa: E402
 from budwood.steps.shrink.drop_layers import DropLayers  # noqa: E402
 
 QUICK = Distilling(epochs=3, learning_rate=1e-3, batch_size=8)
@@ -73,6 +75,39 @@ def test_what_soft_targets_mean_comes_from_the_task() -> None:
     assert soft_kind(TextClassification(("a", "b"), multi_label=True), np.zeros((3, 2))) == "labels"
     assert soft_kind(MoleculeProperty("classification", labels=("0", "1")), np.zeros((3, 1))) == "labels"
     assert soft_kind(MoleculeProperty("regression", ranges=((0.0, 1.0),)), np.zeros((3, 1))) == "numbers"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": -1},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"batch_size": 0},
+        {"temperature": 0.0},
+        {"hard": 7.0},
+        {"direction": -1.0},
+        {"hidden": float("inf")},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(parent: Bundle, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(UsageError, match=f"^{name} is ") as caught:
+        distil(None, None, context(tmp_path), replace(QUICK, **wrong), "test")  # type: ignore[arg-type]
+    assert caught.value.fix.startswith("give ")
+
+
+def test_the_settings_of_a_step_are_its_fields_of_the_same_names() -> None:
+    assert Distilling.of(DropLayers(hard=0.5, hidden=2.0)) == Distilling(hard=0.5, hidden=2.0)
+    assert Distilling.of(Onnx()) == Distilling()
+
+
+def test_too_little_time_is_told_with_what_shrink_has(parent: Bundle, tmp_path: Path) -> None:
+    where = context(tmp_path, seconds=1e-6)
+    studied, teacher = with_teacher(parent, where)
+    with pytest.raises(TooLittleTime) as caught:
+        distil(studied, teacher, where, QUICK, "test")
+    assert caught.value.fix == "grant more minutes"
 
 
 def test_a_student_comes_near_to_its_teacher(parent: Bundle, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import tiny_language  # noqa: E402
 
 from budwood.core.bundle import Bundle, Draft, StepRecord  # noqa: E402
 from budwood.core.dataset import Dataset, Splits  # noqa: E402
-from budwood.core.errors import StepError  # noqa: E402
+from budwood.core.errors import StepError, UsageError  # noqa: E402
 from budwood.core.step import Context  # noqa: E402
 from budwood.engine.decoding import Sampling  # noqa: E402
 from budwood.engine.distilling import Distilling  # noqa: E402
@@ -83,6 +83,28 @@ def test_the_loss_is_that_of_the_texts_where_the_teacher_has_no_say(parent: Bund
     assert guided_loss(model, model, blocks, alone) == packed_loss(model, blocks)
     own = guided_loss(model, model, blocks, Distilling(hard=0.0))
     assert float(own.detach()) == pytest.approx(0.0, abs=1e-4), "a model agrees with itself"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [({"batch_size": 0}, "batch_size is 0"), ({"learning_rate": -1.0}, "learning_rate is -1"), ({"hard": 2.0}, "hard")],
+)
+def test_settings_that_make_no_sense_are_refused(
+    parent: Bundle, tmp_path: Path, wrong: dict[str, float], match: str
+) -> None:
+    with pytest.raises(UsageError, match=match):
+        DropLayersLanguage(layers=1, **wrong).apply(parent, context(tmp_path))  # type: ignore[arg-type]
+
+
+def test_no_layers_are_not_half_of_them(parent: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="3 layers, so 0 cannot be kept"):
+        DropLayersLanguage(layers=0, epochs=0).apply(parent, context(tmp_path))
+
+
+def test_too_little_time_is_told_with_what_shrink_has(parent: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="minutes allow 0") as caught:
+        DropLayersLanguage(layers=1).apply(parent, replace(context(tmp_path), seconds=1e-6))
+    assert caught.value.fix == "grant more minutes"
 
 
 def test_without_data_it_is_refused(parent: Bundle, tmp_path: Path) -> None:

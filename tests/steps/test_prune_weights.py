@@ -1,5 +1,6 @@
 """Weights that become zero in a bundle: the share is kept, the model stays an ordinary one, and packing gains by it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,28 @@ def test_tables_and_heads_are_pruned_on_request(parent: Bundle, tmp_path: Path) 
     found = zeros(pruned(parent, tmp_path, sparsity=0.5, epochs=0, embeddings=True, heads=True))
     assert found["encoder.embeddings.word_embeddings.weight"] > 0.2
     assert found["head.weight"] > 0.0
+
+
+def test_settings_that_make_no_sense_are_refused(parent: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="epochs is -1"):
+        pruned(parent, tmp_path, epochs=-1)
+
+
+def test_a_phase_too_short_to_learn_in_leaves_its_time_to_the_next(
+    parent: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from budwood.engine import planning
+
+    monkeypatch.setattr(planning, "step_seconds", lambda *_: 20.0)
+    context = Context(out=tmp_path / "child", work=tmp_path / "work", splits=tiny.splits(), seconds=600.0)
+    step = PruneWeights(sparsity=0.8, epochs=18, batch_size=4, rewind=True, rounds=3)
+    report = step.apply(parent, context).manifest.report
+    assert ["skipped" in phase for phase in report["phases"]] == [True, True, True, False]
+    assert "training steps of 20.0 s" in report["phases"][0]["skipped"]
+    assert report["phases"][-1]["steps"] >= 10
+    assert report["sparsity"] == pytest.approx(0.8, abs=1e-3)
+    with pytest.raises(UsageError, match="minutes allow"):
+        step.apply(parent, replace(context, out=tmp_path / "none", work=tmp_path / "w", seconds=60.0))
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 1.0, 90.0])

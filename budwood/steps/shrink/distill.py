@@ -50,6 +50,8 @@ class Distill(Step):
         """Raises NotFoundError when there is no such student, BundleError when it is not one for this task."""
         from budwood.engine.fine_tune import trained_report
 
+        settings = Distilling.of(self)
+        settings.check()  # the head is fitted first
         taught, teacher = with_teacher(parent, context)
         base = import_base(find_here(self.student, context.work / "bases"), context.work / "student", type(taught.task))
         task = taught.task.fit_to(base.path)
@@ -59,15 +61,7 @@ class Distill(Step):
             studied,
             teacher,
             context,
-            Distilling(
-                self.epochs,
-                self.learning_rate,
-                self.batch_size,
-                self.temperature,
-                self.hard,
-                self.direction,
-                self.hidden,
-            ),
+            settings,
             f"distilling to {Path(self.student).name}",
             teacher_encoder=task_of(parent).encoder(parent.path),
         )

@@ -51,22 +51,11 @@ class DropLayers(Step):
         refuse_others(context.task or task_of(parent))
         studied, teacher = with_teacher(parent, context)
         kept = keep_layers(studied.model, self.layers, self.spacing)
-        trained = distil(studied, teacher, context, self.distilling(), f"distilling to {self.layers} layers")
+        trained = distil(studied, teacher, context, Distilling.of(self), f"distilling to {self.layers} layers")
         # Without held-out rows the teacher's temperature is the best guess.
         calibrated = graft.calibration(studied, studied.splits.validation.rows) or dict(parent.manifest.calibration)
         report = trained_report(trained) | {"kept_layers": kept} | sizes_report(teacher, studied.model)
         return graft.save_child(parent, context, self, studied, calibrated, report)
-
-    def distilling(self) -> Distilling:
-        return Distilling(
-            self.epochs,
-            self.learning_rate,
-            self.batch_size,
-            self.temperature,
-            self.hard,
-            self.direction,
-            self.hidden,
-        )
 
 
 def refuse_others(task: Task) -> None:

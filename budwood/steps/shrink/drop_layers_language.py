@@ -76,10 +76,10 @@ class DropLayersLanguage(Step):
         from budwood.engine.layer_cut import depth_of, keep_layers
 
         teacher, student = load_language_model(parent.path), load_language_model(parent.path)
-        layers = self.layers or depth_of(student.body) // 2
+        layers = depth_of(student.body) // 2 if self.layers is None else self.layers
         kept = keep_layers(student, layers, self.spacing)
         pair = Pair(student, teacher, parent.path)
-        settings = Distilling(self.epochs, 0.0, 0, self.temperature, self.hard, self.direction)
+        settings = Distilling(self.epochs, temperature=self.temperature, hard=self.hard, direction=self.direction)
         report = distil_language(
             pair, context, settings, f"distilling to {layers} layers", rate=self.learning_rate, blocks=self.batch_size
         )

@@ -6,10 +6,10 @@ from time import monotonic
 from typing import Any, ClassVar, final
 
 from budwood.core.bundle import Bundle
-from budwood.core.errors import StepError, UsageError
+from budwood.core.errors import StepError
 from budwood.core.step import Context, Step
 from budwood.engine import graft
-from budwood.engine.distilling import Distilling, distil, sizes_report, with_teacher
+from budwood.engine.distilling import Distilling, distil, sizes_report, students_epochs, with_teacher
 
 __all__ = ["PruneChannels"]
 
@@ -57,6 +57,7 @@ class PruneChannels(Step):
 
         if self.importance not in ("gradient", "magnitude"):
             raise StepError(f"there is no importance {self.importance!a}", where=self.name, fix="gradient or magnitude")
+        Distilling.of(self).check()
         studied, teacher = with_teacher(parent, context)
         model = studied.model
         self.refuse_others(studied.task.name, model)
@@ -98,12 +99,10 @@ class PruneChannels(Step):
         """Training after each cut: the rounds before the last share half of the epochs and of the time."""
         from budwood.engine.batching import Rows
         from budwood.engine.fine_tune import trained_report
-        from budwood.engine.planning import epochs_for
+        from budwood.engine.planning import TooLittleTime
 
         rows = Rows(studied.task, studied.encoder, studied.splits.train.rows, context.unlabelled)
-        total = self.epochs or epochs_for(rows.steps(self.batch_size), 6, 40)
-        parts = shares(total, self.rounds)
-
+        parts = shares(students_epochs(self.epochs, rows.steps(self.batch_size)), self.rounds)
         began = monotonic()
 
         def recover(model: Any, number: int, cuts: Any) -> None:
@@ -113,13 +112,11 @@ class PruneChannels(Step):
                 work=context.work / f"round-{number + 1}",
                 seconds=None if left is None else left * parts[number] / sum(parts[number:]),
             )
-            settings = Distilling(
-                parts[number], self.learning_rate, self.batch_size, self.temperature, self.hard, self.direction
-            )
+            settings = replace(Distilling.of(self), epochs=parts[number])
             what = f"round {number + 1} of {self.rounds}: learning with fewer channels"
             try:
                 histories.append(trained_report(distil(studied, teacher, own, settings, what)))
-            except UsageError as error:  # its share of the time is too short: a later round has more
+            except TooLittleTime as error:  # its share of the time is too short: a later round has more
                 if number + 1 == self.rounds:
                     raise
                 histories.append({"skipped": error.cause})

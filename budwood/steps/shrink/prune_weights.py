@@ -5,6 +5,7 @@ zeros save room once the graph is packed (`shrink.pack`). On ordinary runtimes t
 """
 
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any, ClassVar, final
 
 from budwood.core.bundle import Bundle
@@ -12,7 +13,7 @@ from budwood.core.dataset import Dataset
 from budwood.core.errors import StepError, UsageError
 from budwood.core.step import Context, Step
 from budwood.engine import graft
-from budwood.engine.distilling import Distilling, distil, sizes_report, with_teacher
+from budwood.engine.distilling import Distilling, distil, sizes_report, students_epochs, with_teacher
 
 __all__ = ["PruneWeights"]
 
@@ -58,6 +59,7 @@ class PruneWeights(Step):
         from budwood.engine.weight_pruning import check_sparsity, prunable, prune_once, sparsity_report
 
         check_sparsity(self.sparsity)
+        Distilling.of(self).check()
         if self.rounds < 1:
             raise UsageError(f"{self.rounds} rounds", where="rounds", fix="give 1 or more")
         if (task := str((parent.manifest.task or {}).get("name"))) not in self.tasks:
@@ -79,28 +81,39 @@ class PruneWeights(Step):
     ) -> list[dict[str, Any]]:
         """Phases that make zeros, each judged by nothing but its end, then one that recovers and keeps its best."""
         from budwood.engine.batching import Rows
-        from budwood.engine.planning import epochs_for
+        from budwood.engine.planning import TooLittleTime
         from budwood.engine.weight_pruning import GradualPruning, Masks, prune_and_rewind, prune_once
 
         rows = Rows(studied.task, studied.encoder, studied.splits.train.rows, context.unlabelled)
-        total = self.epochs or epochs_for(rows.steps(self.batch_size), 6, 40)
+        total = students_epochs(self.epochs, rows.steps(self.batch_size))
         count = self.rounds if self.rewind else 1
         each = max(1, total // (2 * count))
-        share = each / max(total, each * count + 1)
+        parts = [each] * count + [max(1, total - each * count)]
+        began = monotonic()
+
+        def grant(number: int) -> Context:
+            """A phase gets its part of the time that is left, and with it what the phases before it did not use."""
+            if context.seconds is None:
+                return context
+            remaining = max(0.0, context.seconds - (monotonic() - began))
+            return replace(context, seconds=remaining * parts[number] / sum(parts[number:]))
+
         unjudged = replace(studied, splits=replace(studied.splits, validation=Dataset.of(())))
         early = {name: item.clone() for name, item in studied.model.state_dict().items()}
         phases = []
         for number in range(count):
             what = f"pruning, round {number + 1} of {count}" if self.rewind else "pruning"
             hook = Masks(modules) if self.rewind else GradualPruning(modules, self.sparsity, end=1.0)
-            phases.append(self.phase(unjudged, teacher, context, f"prune-{number + 1}", what, each, share, hook))
+            try:
+                phases.append(self.phase(unjudged, teacher, grant(number), f"prune-{number + 1}", what, each, hook))
+            except TooLittleTime as error:  # the zeros are made all the same, and recovering has more time
+                phases.append({"phase": f"prune-{number + 1}", "skipped": error.cause})
             if self.rewind:
                 reached = 1 - (1 - self.sparsity) ** ((number + 1) / count)
                 prune_and_rewind(studied.model, modules, reached, early)
         # A run that ended early by the clock has not reached the share yet; in any other this changes nothing.
         masks = prune_once(modules, self.sparsity)
-        left = max(1, total - each * count)
-        phases.append(self.phase(studied, teacher, context, "recover", "recovering", left, 1 - share * count, masks))
+        phases.append(self.phase(studied, teacher, grant(count), "recover", "recovering", parts[-1], masks))
         masks.release()
         return phases
 
@@ -112,14 +125,12 @@ class PruneWeights(Step):
         folder: str,
         what: str,
         epochs: int,
-        share: float,
         hook: Any,
     ) -> dict[str, Any]:
-        """Train for some epochs and for a share of the time; zeros are kept by the hook."""
+        """Train for some epochs; zeros are kept by the hook."""
         from budwood.engine.fine_tune import trained_report
 
-        seconds = None if context.seconds is None else context.seconds * share
-        own = replace(context, work=context.work / folder, seconds=seconds)
-        settings = Distilling(epochs, self.learning_rate, self.batch_size, self.temperature, self.hard, self.direction)
+        own = replace(context, work=context.work / folder)
+        settings = replace(Distilling.of(self), epochs=epochs)
         trained = distil(studied, teacher, own, settings, f"{what} to {self.sparsity:.0%} zeros", after_step=hook)
         return {"phase": folder, **trained_report(trained)}

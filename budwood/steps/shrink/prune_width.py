@@ -59,21 +59,10 @@ class PruneWidth(Step):
             report["heads"] = list(cut_heads(model, self.heads, lambda: losses(studied)))
         if self.keep != 1 or self.heads == 1:
             report["width"] = list(cut_feed_forward(model, self.keep, lambda: losses(studied), self.round_to))
-        trained = distil(studied, teacher, context, self.distilling(), "learning with narrower layers")
+        trained = distil(studied, teacher, context, Distilling.of(self), "learning with narrower layers")
         calibrated = graft.calibration(studied, studied.splits.validation.rows) or dict(parent.manifest.calibration)
         report |= trained_report(trained) | sizes_report(teacher, model)
         return graft.save_child(parent, context, self, studied, calibrated, report)
-
-    def distilling(self) -> Distilling:
-        return Distilling(
-            self.epochs,
-            self.learning_rate,
-            self.batch_size,
-            self.temperature,
-            self.hard,
-            self.direction,
-            self.hidden,
-        )
 
 
 def losses(studied: graft.Lesson) -> Iterator[Any]:

@@ -14,7 +14,7 @@ import teachers
 import tiny
 
 from budwood.core.bundle import Bundle
-from budwood.core.errors import StepError
+from budwood.core.errors import BundleError, StepError
 from budwood.core.recipe import Recipe
 from budwood.core.step import Context
 from budwood.engine.predictor import Predictor, task_of
@@ -90,3 +90,12 @@ def test_another_kind_of_vocabulary_is_refused(tiny_bert: Path, tmp_path: Path) 
     context = Context(out=tmp_path / "out", work=tmp_path / "w", splits=tiny.splits())
     with pytest.raises(StepError, match="WordLevel, not WordPiece"):
         TrimVocabulary(tokens=1).apply(other, context)
+
+
+def test_a_tokenizer_that_changed_since_the_parent_was_opened_is_not_cut(parent: Bundle, tmp_path: Path) -> None:
+    copy = parent.copy(tmp_path / "copy")
+    with copy.file("tokenizer.json").open("a") as file:
+        file.write(" ")
+    context = Context(out=tmp_path / "out", work=tmp_path / "w", splits=tiny.splits())
+    with pytest.raises(BundleError, match="changed since"):
+        TrimVocabulary(tokens=1).apply(copy, context)

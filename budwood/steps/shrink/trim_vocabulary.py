@@ -44,7 +44,7 @@ class TrimVocabulary(Step):
         """Raises StepError without data, for other labels, another kind of vocabulary, and nothing to leave out."""
         studied = graft.lesson(parent, context)
         same_order(studied.model, task_of(parent), studied.task)
-        content = json.loads(parent.file(TOKENIZER).read_text(encoding="utf-8"))
+        content = json.loads(parent.read(TOKENIZER))
         if content["model"].get("type") != "WordPiece":
             raise refusal(f"the tokenizer is {content['model'].get('type')}, not WordPiece", "leave this step out")
         vocabulary: dict[str, int] = content["model"]["vocab"]

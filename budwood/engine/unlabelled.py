@@ -24,7 +24,7 @@ class Unlabelled:
     """What `--unlabelled` names."""
 
     dataset: Dataset
-    """Rows with the task's input fields only; images with their `sha256`."""
+    """Rows with the task's input fields only, in an order that depends on nothing but them; images with `sha256`."""
     notes: tuple[str, ...]
     """What was found out and left out, to be printed."""
 
@@ -63,7 +63,8 @@ def read_unlabelled(path: Path | str, input: str | None, task: Task, labelled: S
     notes += [note("skipped", where, problem) for where, problem in problems[:LISTED]]
     if len(problems) > LISTED:
         notes.append(note("skipped", f"{len(problems):,} unlabelled rows", "in all"))
-    return Unlabelled(Dataset(tuple(fresh), (name,)), tuple(notes))
+    # What is learnt depends on the order, and results are known by the rows alone.
+    return Unlabelled(Dataset(tuple(fresh), (name,)).canonical(), tuple(notes))
 
 
 def checked(task: Task, rows: Sequence[Row]) -> tuple[list[Row], list[tuple[str, str]]]:

@@ -12,7 +12,7 @@ import tiny_language  # noqa: E402
 
 from budwood.core.bundle import Bundle, Draft, StepRecord  # noqa: E402
 from budwood.core.dataset import Dataset, Splits  # noqa: E402
-from budwood.core.errors import StepError, UsageError  # noqa: E402
+from budwood.core.errors import BundleError, StepError, UsageError  # noqa: E402
 from budwood.core.step import Context  # noqa: E402
 from budwood.engine.decoding import Sampling  # noqa: E402
 from budwood.engine.distilling import Distilling  # noqa: E402
@@ -63,6 +63,14 @@ def test_the_student_recovers_what_the_cut_has_cost(parent: Bundle, tmp_path: Pa
         texts.append([item.text for item in generator.complete(["Story 3."], asked, n=2)])
         generator.close()
     assert texts[0] == texts[1]
+
+
+def test_a_tokenizer_that_changed_since_the_parent_was_opened_is_not_taken_over(parent: Bundle, tmp_path: Path) -> None:
+    copy = parent.copy(tmp_path / "copy")
+    with copy.file("tokenizer.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(BundleError, match="changed since"):
+        DropLayersLanguage(layers=1, epochs=0).apply(copy, context(tmp_path))
 
 
 def test_half_of_a_llama_is_kept_by_default(tmp_path: Path) -> None:

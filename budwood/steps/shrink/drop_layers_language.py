@@ -85,7 +85,5 @@ class DropLayersLanguage(Step):
         )
         shutil.rmtree(out, ignore_errors=True)
         save_language_model(student, out)
-        for name in FILES:
-            if (parent.path / name).exists():
-                shutil.copyfile(parent.path / name, out / name)
+        graft.copy_files(parent, FILES, out)
         return report | {"kept_layers": kept} | sizes_report(teacher, student)

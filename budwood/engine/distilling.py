@@ -175,6 +175,21 @@ def brief(labels: list[Any]) -> str:
     return f"({shown}{', …' if len(labels) > 8 else ''})"
 
 
+def time_left(granted: float | None, began: float) -> float | None:
+    """Seconds for the student: half of what was granted at least, however long the teacher took to answer."""
+    return None if granted is None else max(granted / 2, granted - (monotonic() - began))
+
+
+def refuse_two_tokenizers(studied: graft.Lesson, settings: Distilling, teacher_encoder: Encoder | None) -> None:
+    """Raise UsageError for hidden states of texts that student and teacher cut in different places."""
+    if settings.hidden and teacher_encoder is not None and studied.task.inputs[:1] == ("text",):
+        raise UsageError(
+            "states after layers cannot be matched where two tokenizers cut the texts",
+            where="hidden",
+            fix="give hidden = 0, or direction instead",
+        )
+
+
 def distil(
     studied: graft.Lesson,
     teacher: Any,
@@ -208,6 +223,7 @@ def distil(
     from budwood.engine.train import Plan, Trained, train
 
     settings.check()
+    refuse_two_tokenizers(studied, settings, teacher_encoder)
     if settings.epochs == 0:
         return Trained(0, None, (), 0.0, "finished")
     began = monotonic()
@@ -220,10 +236,8 @@ def distil(
         return examples.batches(settings.batch_size, context.seed, epoch)
 
     with Objective.of(studied.model, teacher, examples, settings, context.progress) as loss:
-        # However long the teacher took to answer, the student gets half of the time at least.
-        granted = context.seconds
-        left = None if granted is None else max(granted / 2, granted - (monotonic() - began))
-        return train(
+        left = time_left(context.seconds, began)
+        trained = train(
             studied.model,
             within(plan, left, studied.model, batches, loss, context.work, cheaper=""),
             batches,
@@ -235,3 +249,4 @@ def distil(
             what=what,
             after_step=after_step,
         )
+        return replace(trained, not_applied=loss.not_applied(studied.model, next(batches(0))))

@@ -134,13 +134,29 @@ class States:
         self.student: dict[int, Tensor] = {}
         self.teacher: dict[int, Tensor] = {}
 
-    def apart(self) -> Tensor:
-        """1 - the mean cosine between the states at like depths whose shapes agree; 0 where none do."""
-        pairs = [(self.student[depth], self.teacher[depth]) for depth in sorted(self.student)]
-        same = [(own, other) for own, other in pairs if own.shape == other.shape]
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Student's and teacher's states at like depths whose shapes agree."""
+        every = [(self.student[depth], self.teacher[depth]) for depth in sorted(self.student)]
+        return [(own, other) for own, other in every if own.shape == other.shape]
+
+    def apart(self, mask: Tensor | None = None) -> Tensor:
+        """1 - the mean cosine between the states at like depths whose shapes agree; 0 where none do.
+
+        Args:
+            mask: 1 for tokens and 0 for padding, shape (rows, tokens); None where every place counts.
+        """
+        same = self.pairs()
         if not same:
             return torch.zeros(())
-        return torch.stack([1 - functional.cosine_similarity(*pair, dim=-1).mean() for pair in same]).mean()
+        return torch.stack([1 - masked_mean(functional.cosine_similarity(*pair, dim=-1), mask) for pair in same]).mean()
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of what the mask leaves; of all values where there is no mask of their shape."""
+    if mask is None or mask.shape != values.shape:
+        return values.mean()
+    weights = mask.to(values.dtype)
+    return (values * weights).sum() / weights.sum()
 
 
 @dataclass(frozen=True)
@@ -171,7 +187,24 @@ class Objective:
             total = total + weight * hard
         if self.settings.direction:
             total = total + self.settings.direction * self.guide.turned(outputs, wanted)
-        return total + self.settings.hidden * self.states.apart() if self.settings.hidden else total
+        if self.settings.hidden:
+            total = total + self.settings.hidden * self.states.apart(batch[0].get("attention_mask"))
+        return total
+
+    def not_applied(self, model: nn.Module, batch: Batch) -> dict[str, str]:
+        """Parts of the loss that were asked for and say nothing about these two models: `direction`, `hidden`."""
+        model.eval()
+        with torch.no_grad():
+            outputs, wanted = model(**batch[0]), self.guide(batch)
+        found = {}
+        widths = [item["embedding"].shape[-1] for item in (outputs, wanted)]
+        if self.settings.direction and widths[0] != widths[1]:
+            found["direction"] = f"not applied: embeddings of {widths[0]} and of the teacher's {widths[1]} numbers"
+        if self.settings.hidden and not self.states.pairs():
+            known = bool(self.states.student)
+            why = "no two layers' states have the same shape" if known else "no list of layers that both state"
+            found["hidden"] = f"not applied: {why}"
+        return found
 
 
 @contextmanager

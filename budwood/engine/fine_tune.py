@@ -70,4 +70,5 @@ def validation_score(studied: Lesson, model: nn.Module, held: Rows) -> float:
 
 def trained_report(trained: Trained) -> dict[str, Any]:
     """The facts of a run for the bundle."""
-    return {"steps": trained.steps, "stopped": trained.stopped, "history": [list(item) for item in trained.history]}
+    history = [list(item) for item in trained.history]
+    return {"steps": trained.steps, "stopped": trained.stopped, "history": history, **trained.not_applied}

@@ -7,7 +7,7 @@ that was killed and resumed gives the weights of one that was not (same thread c
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,8 @@ class Trained:
     seconds: float
     stopped: str
     """Why it ended: `finished`, `patience` or `time`."""
+    not_applied: Mapping[str, str] = field(default_factory=dict)
+    """Parts of the loss that were asked for and say nothing about these models, and why."""
 
 
 def train(

@@ -28,6 +28,7 @@ from budwood.engine.distilling import (  # noqa: E402
     soft_loss,
     with_teacher,
 )
+from budwood.engine.distilling_batches import States  # noqa: E402
 from budwood.engine.layer_cut import keep_layers, kept_layers  # noqa: E402
 from budwood.engine.planning import TooLittleTime  # noqa: E402
 from budwood.engine.predictor import task_of  # noqa: E402
@@ -100,6 +101,14 @@ def test_settings_that_make_no_sense_are_refused(parent: Bundle, tmp_path: Path,
 def test_the_settings_of_a_step_are_its_fields_of_the_same_names() -> None:
     assert Distilling.of(DropLayers(hard=0.5, hidden=2.0)) == Distilling(hard=0.5, hidden=2.0)
     assert Distilling.of(Onnx()) == Distilling()
+
+
+def test_states_of_padding_do_not_count() -> None:
+    states = States()
+    states.student[0] = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 1.0]]])
+    states.teacher[0] = torch.tensor([[[2.0, 0.0], [0.0, -1.0]], [[0.0, 3.0], [1.0, 1.0]]])
+    assert float(states.apart(torch.tensor([[1, 0], [1, 1]]))) == pytest.approx(0.0, abs=1e-6)
+    assert float(states.apart()) == pytest.approx(0.5)
 
 
 def test_too_little_time_is_told_with_what_shrink_has(parent: Bundle, tmp_path: Path) -> None:
@@ -223,7 +232,8 @@ def test_batchnorm_stays_still_and_both_see_the_same_variation(tmp_path: Path) -
     before = {name: item.clone() for name, item in studied.model.state_dict().items() if "running" in name}
     shown: list[Any] = []
     teacher.register_forward_pre_hook(
-        lambda module, args, kwargs: shown.append(kwargs["pixel_values"]), with_kwargs=True
+        lambda module, args, kwargs: shown.append(kwargs["pixel_values"]) if studied.model.training else None,
+        with_kwargs=True,
     )
     studied.model.register_forward_pre_hook(
         lambda module, args, kwargs: shown.append(kwargs["pixel_values"]) if module.training else None,

@@ -16,7 +16,7 @@ import tiny  # noqa: E402
 
 from budwood.core.bundle import Bundle  # noqa: E402
 from budwood.core.dataset import Splits  # noqa: E402
-from budwood.core.errors import BundleError, NotFoundError  # noqa: E402
+from budwood.core.errors import BundleError, NotFoundError, UsageError  # noqa: E402
 from budwood.core.recipe import Recipe  # noqa: E402
 from budwood.core.step import Context  # noqa: E402
 from budwood.core.task import Task  # noqa: E402
@@ -25,6 +25,8 @@ from budwood.engine.predictor import Predictor, task_of  # noqa: E402
 from budwood.steps.export.onnx import Onnx  # noqa: E402
 from budwood.steps.shrink.distill import Distill  # noqa: E402
 from budwood.steps.shrink.drop_layers import DropLayers  # noqa: E402
+
+WIDTH = tiny.HIDDEN
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,7 @@ def test_another_network_learns_what_the_teacher_has_learnt(photos: tuple[Bundle
     assert re.fullmatch("student@[0-9a-f]{16}", named)
     assert str(tmp_path) not in (child.path / "bundle.json").read_text()
     assert child.manifest.report["steps"] == 4
+    assert child.manifest.report["hidden"].startswith("not applied: no list of layers")
     assert child.manifest.report["conformance"]["difference"] < 1e-3
     assert task_of(child).to_json()["labels"] == task_of(parent).to_json()["labels"]
     predictor = Predictor.open(child)
@@ -107,6 +110,10 @@ def test_a_smaller_encoder_of_shorter_texts_learns_from_a_larger_one(
     assert report["history"][-1][1] > 0.9
     assert report["parameters"] < report["teacher_parameters"]
     assert "warning" not in report
+    assert report["direction"] == f"not applied: embeddings of 16 and of the teacher's {WIDTH} numbers"
+    with pytest.raises(UsageError, match="two tokenizers") as caught:
+        Distill(student=str(folder), hidden=1.0).apply(parent, replace(context, work=tmp_path / "w2"))
+    assert "hidden = 0" in caught.value.fix
 
 
 def test_numbers_of_images_are_taught_too(photos: tuple[Bundle, Splits], tmp_path: Path) -> None:

@@ -196,14 +196,27 @@ def shortfall(report: "ShrinkReport") -> str:
 
 def alternatives(report: "ShrinkReport", model: str) -> list[str]:
     """Commands that have a chance: a wider limit that the measured intervals would pass, and more rows."""
+    budget = report.budget
     bounds = [
-        # Candidates are tested together, with bounds a little wider than the interval that is shown.
-        item.drop + WIDER * (item.drop_ci[1] - item.drop)
+        bound
         for item in report.candidates
-        if item.drop is not None and item.drop_ci is not None
+        if item.finalist and not budget.check(item.p95_ms or 0.0, item.size_mb or 0.0)
+        if (bound := upper_bound(item)) is not None
     ]
     limit = math.ceil(200 * min(bounds, default=1)) / 200
     more = "budwood adapt DATA --test MORE_TEST_ROWS  # more test rows prove a smaller drop"
-    if report.budget.max_drop < limit < 0.5:
-        return [f"budwood shrink {model} --max-drop {limit:g}  # what these rows can show", more]
+    if budget.max_drop < limit < 0.5:
+        kept = f" --max-p95-ms {budget.max_p95_ms:g}" if budget.max_p95_ms is not None else ""
+        kept += f" --max-mb {budget.max_mb:g}" if budget.max_mb is not None else ""
+        return [f"budwood shrink {model} --max-drop {limit:g}{kept}  # what these rows can show", more]
     return [more]
+
+
+def upper_bound(item: "Candidate") -> float | None:
+    """The drop that a finalist's test could exclude, against its parent and against the control; None without a test.
+
+    Candidates are tested together, with bounds a little wider than the interval that is shown.
+    """
+    pairs = ((item.drop, item.drop_ci), (item.control_drop, item.control_drop_ci))
+    found = [drop + WIDER * (span[1] - drop) for drop, span in pairs if drop is not None and span is not None]
+    return max(found, default=None)

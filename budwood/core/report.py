@@ -120,7 +120,7 @@ class ClassChange:
     parent: float
     child: float
     p: float
-    """Two-sided, of no change; corrected for the number of classes (Holm)."""
+    """Of no loss, one-sided; corrected for the number of classes (Holm)."""
 
     @property
     def drop(self) -> float:
@@ -264,7 +264,7 @@ def outcome(item: Candidate) -> str:
     if item.verdict is None:
         return item.why
     if item.verdict == "PASS" and not item.within_budget:
-        return "too large or too slow"
+        return item.why.split("; ")[0]
     return f"{item.verdict}, slower" if item.rank == "slower" else item.verdict
 
 

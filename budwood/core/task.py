@@ -261,12 +261,12 @@ class Task(ABC):
         """Labelled rows as what a server is asked: speed is measured with them. As they are by default."""
         return rows
 
-    def paired(self, parent: NDArray[np.float64], child: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Row scores of two models, shape (rows,) each, on the scale that `shrink --max-drop` is meant on.
+    def losses(self, parent: NDArray[np.float64], child: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What each row lost from a parent to its child, from their row scores, in the unit of `shrink --max-drop`.
 
-        The mean difference is the drop. As they are by default: a drop of 0.01 is a point of the headline metric.
+        By default the difference: a mean loss of 0.01 is a point of the headline metric.
         """
-        return parent, child
+        return parent - child
 
     drop_note: ClassVar[str] = ""
     """What a drop means where it is not points of the headline metric; printed when a search begins."""

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from budwood.core.budget import Budget
 from budwood.core.bundle import Bundle
-from budwood.core.errors import DataError, NotFoundError
+from budwood.core.errors import DataError, NotFoundError, StepError
 from budwood.core.report import Candidate, Speed
 from budwood.core.step import Progress, silent
 from budwood.core.task import Answer, Row
-from budwood.engine.memory import serving_memory
+from budwood.engine.memory import Memory, serving_memory
 from budwood.engine.predictor import Predictor
 from budwood.engine.statistics import Verdict, interval
 
@@ -143,7 +143,7 @@ def bench(
     sample = draw(rows, min(batch_size, len(rows)), np.random.default_rng(seed))
     speeds = {}
     for name, bundle in bundles.items():
-        held = serving_memory(bundle, sample, chosen[name], threads) if memory else None
+        held = memory_of(bundle, sample, chosen[name], threads, progress) if memory else None
         speeds[name] = summarise(
             timings,
             name,
@@ -154,6 +154,15 @@ def bench(
             batch_size=batch_size,
         )
     return speeds
+
+
+def memory_of(bundle: Bundle, rows: Sequence[Row], runtime: str, threads: int, progress: Progress) -> Memory | None:
+    """What a fresh serving process holds; None, and a word, where that process failed: the race is not lost for it."""
+    try:
+        return serving_memory(bundle, rows, runtime, threads)
+    except StepError as error:
+        progress("memory", 0, 0, f"not measured: {error.cause}")
+        return None
 
 
 def race(

@@ -160,9 +160,13 @@ def reason(item: Candidate, report: ShrinkReport) -> str:
         return f"refused: above {budget.max_mb:g} MB"
     if item.verdict == "UNDECIDED":
         return f"undecided: needs {item.rows_needed:,} rows" if item.rows_needed else "undecided"
-    if item.control_drop is not None and item.control_drop > budget.max_drop:
-        return f"refused: {100 * item.control_drop:.1f} points below the control"
-    return "refused"
+    if item.why.startswith("against the parent"):
+        return f"refused: {100 * (item.control_drop or 0):.1f} points below the control"
+    if item.why.startswith("class "):
+        return "refused: a class lost too much"
+    if item.rank == "slower":
+        return "refused: slower"
+    return "not tested" if item.rung and not item.finalist else "refused"
 
 
 def set_limits(axes: "Axes", report: ShrinkReport, points: Sequence[Point]) -> None:

@@ -4,6 +4,7 @@ Nothing is computed here but decisions; `budwood/stages/shrink_search.py` does t
 only converts comes before what trains, and a cut is trained only when its untrained copy is fast and small enough.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from budwood.core.budget import Budget
 from budwood.core.bundle import Bundle
 from budwood.core.report import ClassChange, Speed
 from budwood.core.step import Step
-from budwood.engine.statistics import Verdict, holm, mcnemar, non_inferiority
+from budwood.engine.statistics import Verdict, holm, mcnemar, no_loss
 
 __all__ = [
     "MAX_FINALISTS",
@@ -22,8 +23,8 @@ __all__ = [
     "Made",
     "Trial",
     "class_changes",
-    "enough",
     "finalists",
+    "first_enough",
     "has_target",
     "lost_classes",
     "misses",
@@ -36,6 +37,8 @@ MAX_FINALISTS = 3
 """Candidates whose test decides; each more would widen the bound that all have to pass."""
 SCREEN_ROWS = 1000
 """Validation rows for the first look at a candidate: they separate 3 points at 5 % differing rows."""
+WIDER = 1.3
+"""How much further the bound of a finalist of three reaches than that of one alone."""
 TOO_FEW_OF_A_CLASS = 5
 """Below so many test rows a class tells nothing of itself."""
 
@@ -52,12 +55,14 @@ class Trial:
     """The same without training; empty where nothing is trained."""
     base: Bundle | None = None
     """Where the steps begin, when not at the parent."""
+    beyond: bool = False
+    """Whether it is trained beyond what its parent was: then it has to pass against the dense control too."""
     share: float = 1.0
     """What a cut leaves of the layers, the channels' work or the width."""
 
     @property
     def trained(self) -> bool:
-        return bool(self.probe) or self.base is not None
+        return self.beyond or self.base is not None
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,9 @@ def screen_rows(n: int, seed: int) -> NDArray[np.int64]:
     return np.sort(picked)
 
 
-def screen(parent: NDArray[np.float64], child: NDArray[np.float64], budget: Budget) -> Verdict:
+def screen(losses: NDArray[np.float64], budget: Budget) -> Verdict:
     """A first, paired look on validation rows. FAIL there (lower bound above the budget) saves the candidate's test."""
-    return non_inferiority(parent, child, budget.max_drop)
+    return no_loss(losses, budget.max_drop)
 
 
 def promising(made: Made, budget: Budget) -> bool:
@@ -110,12 +115,23 @@ def promising(made: Made, budget: Budget) -> bool:
     return not failed and not misses(made.speed, budget)
 
 
-def enough(found: Sequence[Made], budget: Budget, explore: bool) -> bool:
-    """Whether the search may stop: a target was set, and a candidate keeps it with no larger drop than is allowed."""
-    if explore or not has_target(budget):
-        return False
-    within = [item for item in found if promising(item, budget)]
-    return any(item.screened is None or item.screened.drop <= budget.max_drop for item in within)
+def first_enough(found: Sequence[Made], budget: Budget, n_test: int) -> Made | None:
+    """The first candidate with which the search may stop: it keeps the target, and is likely to pass on the test rows.
+
+    None without a target. The drop on validation rows alone would stop at candidates that the test, whose bound must be
+    below the budget, leaves undecided: so the bound is foretold from their spread, for as many rows as the test has.
+    """
+    if not has_target(budget):
+        return None
+    return next((item for item in found if promising(item, budget) and likely(item, budget, n_test)), None)
+
+
+def likely(item: Made, budget: Budget, n_test: int) -> bool:
+    seen = item.screened
+    if seen is None:
+        return True
+    reach = WIDER * (seen.upper - seen.drop) * math.sqrt(seen.n / n_test)
+    return seen.drop + reach < budget.max_drop
 
 
 def finalists(found: Sequence[Made], budget: Budget) -> list[Made]:
@@ -142,8 +158,8 @@ def class_changes(
 ) -> tuple[ClassChange, ...]:
     """What the child lost or won in each class, the largest loss first; nothing where labels are no classes.
 
-    `p` is the exact McNemar test of right and wrong rows within the class (rows right with more than half a point),
-    adjusted for the number of classes by Holm's method.
+    `p` is the exact McNemar test, one-sided for a loss, of right and wrong rows within the class (rows right with more
+    than half a point), adjusted for the number of classes by Holm's method. Classes of fewer than 5 rows are left out.
     """
     if not all(isinstance(label, str) for label in labels) or len(set(labels)) < 2:
         return ()
@@ -154,7 +170,8 @@ def class_changes(
         if int(own.sum()) < TOO_FEW_OF_A_CLASS:
             continue
         before, after = parent[own] > 0.5, child[own] > 0.5
-        p = mcnemar(int((before & ~after).sum()), int((~before & after).sum()))
+        lost, won = int((before & ~after).sum()), int((~before & after).sum())
+        p = mcnemar(lost, won) / 2 if lost > won else 1.0
         changes.append(ClassChange(name, int(own.sum()), float(parent[own].mean()), float(child[own].mean()), p))
     adjusted = holm([item.p for item in changes])
     corrected = [item.with_p(p) for item, p in zip(changes, adjusted, strict=True)]

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from budwood.core.errors import DataError, UsageError
 from budwood.engine.few_scores import logit_interval
+from budwood.engine.power import rows_for_power, rows_to_decide
 
 __all__ = [
     "Comparison",
@@ -24,6 +25,7 @@ __all__ = [
     "holm",
     "interval",
     "mcnemar",
+    "no_loss",
     "non_inferiority",
     "rows_for_power",
 ]
@@ -35,7 +37,6 @@ ONE_SIDED = 0.05
 """Probability beyond the one bound of a one-sided interval."""
 TWO_SIDED = 0.025
 """Probability beyond each bound of a two-sided interval."""
-POWER = 0.80
 RESAMPLES = 10_000
 SEED = 0
 CHUNK = 4_000_000
@@ -44,7 +45,6 @@ FEW = 30
 """Below so many differing rows a bootstrap is too narrow, and the score interval is used instead."""
 MANY = 10_000
 """Above so many rows the mean is normal enough, and resampling only costs time."""
-MAX_ROWS_NEEDED = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -152,29 +152,42 @@ def non_inferiority(
         UsageError: the lengths differ, a score is outside [0, 1], or `max_drop` is outside [0, 1).
         DataError: there are no scores, or one is not a number.
     """
+    parent, child = paired(parent_scores, child_scores)
+    return no_loss(parent - child, max_drop, comparisons)
+
+
+def no_loss(losses: ArrayLike, max_drop: float, comparisons: int = 1) -> Verdict:
+    """The same of what each row lost, shape (n,), in any unit: `max_drop` is in that unit too.
+
+    Intervals are made on losses divided by the largest one, if that is above 1: where few rows differ they are on the
+    safe side then, since they allow for any losses up to that size.
+
+    Raises:
+        UsageError: `max_drop` is outside [0, 1). DataError: there are no rows, or one is not a number.
+    """
     if not 0 <= max_drop < 1:
         raise UsageError(f"max_drop is {max_drop}, expected 0 <= max_drop < 1", where="max_drop", fix="try 0.01")
-    parent, child = paired(parent_scores, child_scores)
-    fall = parent - child
-    drop = float(fall.mean())
+    values = np.asarray(losses, dtype=np.float64)
+    if not len(values) or not np.isfinite(values).all():
+        raise DataError("a loss is not a number, or there are none", where="losses", fix="give test rows")
+    scale = max(1.0, float(np.abs(values).max()))
+    fall = values / scale
+    drop, limit = float(fall.mean()), max_drop / scale
     lower, upper = difference_interval(fall, tail=ONE_SIDED / comparisons)
-    verdict: Literal["PASS", "FAIL", "UNDECIDED"] = "UNDECIDED"
-    if upper < max_drop:
-        verdict = "PASS"
-    elif lower > max_drop:
-        verdict = "FAIL"
-    needed = None
-    if verdict == "UNDECIDED":
-        needed = rows_to_decide(float(np.mean(fall**2)), drop, max_drop, len(fall))
+    low, high = difference_interval(fall, tail=TWO_SIDED)
+    verdict: Literal["PASS", "FAIL", "UNDECIDED"] = (
+        "PASS" if upper < limit else "FAIL" if lower > limit else "UNDECIDED"
+    )
+    undecided = verdict == "UNDECIDED"
     return Verdict(
         verdict=verdict,
-        drop=drop,
-        drop_ci=difference_interval(fall, tail=TWO_SIDED),
-        lower=lower,
-        upper=upper,
+        drop=drop * scale,
+        drop_ci=(low * scale, high * scale),
+        lower=lower * scale,
+        upper=upper * scale,
         p=paired_p_value(fall),
-        flips=flip_rate(parent, child),
-        rows_needed=needed,
+        flips=float(np.mean(fall != 0)),
+        rows_needed=rows_to_decide(float(np.mean(fall**2)), drop, limit, len(fall)) if undecided else None,
         max_drop=max_drop,
         n=len(fall),
     )
@@ -206,21 +219,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted
-
-
-def rows_for_power(discordance: float, gap: float) -> int:
-    """Rows for 80 % power of a one-sided 5 % paired test, from the share of differing rows and the gap to show.
-
-    n = (z_0.95 + z_0.80)^2 * discordance / gap^2, and never fewer than even a child without one differing row needs.
-
-    Raises:
-        UsageError: `discordance` is outside [0, 1] or `gap` outside (0, 1).
-    """
-    if not (0 <= discordance <= 1 and 0 < gap < 1):
-        raise UsageError(f"discordance {discordance} or gap {gap} is out of range", where="rows_for_power")
-    factor = (z_value(tail=ONE_SIDED) + NormalDist().inv_cdf(POWER)) ** 2
-    silent = math.log(1 - CONFIDENCE) / math.log1p(-gap)
-    return math.ceil(max(factor * discordance / gap**2, silent))
 
 
 def difference_interval(change: ArrayLike, *, tail: float) -> tuple[float, float]:
@@ -341,19 +339,6 @@ def paired_p_value(change: Scores) -> float:
         signs = 2.0 * generator.integers(0, 2, (count, len(moved)), dtype=np.int8) - 1.0
         extreme += int((np.abs(signs @ moved) >= observed - 1e-12).sum())
     return (extreme + 1) / (RESAMPLES + 1)
-
-
-def rows_to_decide(mean_square: float, drop: float, max_drop: float, n: int) -> int | None:
-    """Rows in all, more than there are now, for 80 % power at the observed discordance.
-
-    First for a child that is truly as good as its parent: a few rows say too little of the drop to plan with it. Where
-    that many rows are there already, for a true drop as observed. None when the drop is at the limit itself.
-    """
-    plans = [rows_for_power(min(1.0, mean_square), max_drop)] if max_drop > 0 else []
-    gap = abs(max_drop - drop)
-    if 0 < gap < 1:
-        plans.append(max(n + 1, rows_for_power(max(0.0, mean_square - drop**2), gap)))
-    return next((rows for rows in plans if n < rows <= MAX_ROWS_NEEDED), None)
 
 
 def checked(scores: ArrayLike) -> Scores:

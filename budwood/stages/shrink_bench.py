@@ -47,6 +47,8 @@ class Bench:
     progress: Progress
     meter: EnergyMeter
     began: float
+    openings: Path
+    """The file that counts how often the test rows were opened for this parent, whatever the seed and the budget."""
     unlabelled: Sequence[Row] = ()
     stages: dict[str, float] = field(default_factory=dict)
 

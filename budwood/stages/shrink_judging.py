@@ -6,10 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from budwood.core.bundle import Bundle
-from budwood.core.errors import StepError, UsageError
+from budwood.core.commit import write_atomic
+from budwood.core.errors import BudwoodError
 from budwood.core.report import Candidate, ShrinkReport, Speed
 from budwood.core.task import Task
 from budwood.engine import search
@@ -17,17 +19,20 @@ from budwood.engine.machine import WATTS_PER_CORE, describe
 from budwood.engine.measure import Scores, candidate, score
 from budwood.engine.predictor import Predictor
 from budwood.engine.search import Made
-from budwood.engine.statistics import Verdict, non_inferiority
+from budwood.engine.statistics import Verdict, no_loss
 from budwood.stages import shrink_recipes as recipes
 from budwood.stages.shrink_bench import Bench, Job
 from budwood.stages.shrink_search import PARENT, RACE_SECONDS, Search
 
 __all__ = ["Judged", "judge"]
 
-OPENINGS = "openings.json"
 CONTROL = "dense control"
 CUTS = "cuts.json"
 LISTED = 5
+AWARE = 5
+"""The rung of what was trained for the rounding."""
+SECONDS_EACH = 4.0
+"""Of the last race for each candidate: some hundred single rows, of which the 95th percentile is taken."""
 
 
 @dataclass(frozen=True)
@@ -40,27 +45,24 @@ class Judged:
 
 
 def judge(found: Search) -> Judged:
-    """Settle who is tested, race all candidates, open the test rows, and choose.
+    """Race all candidates, settle who is tested, open the test rows, and choose.
 
     Each finalist passes at 5 % divided by their number, so that picking among them costs no honesty; one that was
     trained has to pass against the dense control as well. The others' test scores are shown and decide nothing.
     """
     work = found.work
-    settled = search.finalists(found.made, work.job.budget)
-    trained = [item.trial.share for item in settled if needs_control(item)]
-    control = dense_control(found, max(trained)) if trained else None
     with work.stage("race"):
         bundles = {item.name: item.bundle for item in found.made}
-        speeds = found.race(bundles, RACE_SECONDS, memory=True)
+        speeds = found.race(bundles, max(RACE_SECONDS, len(bundles) * SECONDS_EACH), memory=True)
         timed = [replace(item, speed=speeds[item.name]) for item in found.made]
         loading = {name: load_seconds(bundle) for name, bundle in {PARENT: found.parent, **bundles}.items()}
-    # The long race may tell more of a candidate's time than the glance by which it came so far.
-    settled = [item for item in search.finalists(timed, work.job.budget) if item.name in {one.name for one in settled}]
+    settled = search.finalists(timed, work.job.budget)
+    control = dense_control(found, settled) if any(item.trial.beyond for item in settled) else None
     with work.stage("test"):
+        opened = count_opening(work)
         rows = work.splits.test.rows
         scores = {name: scored(bundle, rows) for name, bundle in {PARENT: found.parent, **bundles}.items()}
         control_scores = scored(control, rows) if control is not None else None
-        opened = count_opening(work)
     judged = [verdict_of(found, item, settled, scores, control_scores, speeds, loading[item.name]) for item in timed]
     by_name = {item.recipe: item for item in judged}
     chosen = next((item for item in settled if by_name[item.name].within_budget), None)
@@ -102,23 +104,22 @@ def verdict_of(
     final = item.name in {one.name for one in settled}
     parent, own = scores[PARENT], scores[item.name]
     comparisons = max(1, len(settled))
-    verdict = non_inferiority(
-        *found.task.paired(parent.per_row, own.per_row), max_drop=budget.max_drop, comparisons=comparisons
-    )
+    verdict = no_loss(found.task.losses(parent.per_row, own.per_row), budget.max_drop, comparisons)
     result = candidate(item.name, own, speeds[item.name], budget, verdict)
     reasons: list[str] = []
     against: Verdict | None = None
-    if needs_control(item) and control is not None:
-        pair = found.task.paired(control.per_row, own.per_row)
-        against = non_inferiority(*pair, max_drop=budget.max_drop, comparisons=comparisons)
+    if item.trial.beyond and control is not None:
+        against = no_loss(found.task.losses(control.per_row, own.per_row), budget.max_drop, comparisons)
         if against.verdict != "PASS":
             reasons.append(f"against the parent trained on for as long: {against.why}")
-    elif needs_control(item) and final:
-        reasons.append("no dense control could be trained, so that its drop may be larger than it seems")
+    elif item.trial.beyond:
+        reasons.append("no dense control was trained, so that its drop may be larger than it seems")
     reasons += search.lost_classes(changes(found.work.splits.test.rows, parent, own), budget)
+    if speeds[item.name].rank != "slower" and not final and not reasons and result.within_budget:
+        reasons.append("shown only: others were settled on before the test")
     return replace(
         result,
-        within_budget=result.within_budget and not reasons,
+        within_budget=result.within_budget and not reasons and speeds[item.name].rank != "slower",
         why="; ".join([*reasons, *([result.why] if result.why else [])]),
         rung=item.trial.rung,
         finalist=final,
@@ -127,23 +128,18 @@ def verdict_of(
         control_drop_ci=None if against is None else against.drop_ci,
         energy_wh_per_1000=energy(speeds[item.name]),
         load_s=load_s,
-        notes=notes_of(item.bundle),
+        notes=notes_of(item),
     )
 
 
-def needs_control(item: Made) -> bool:
-    """Whether it was trained beyond the parent. A smaller base was not: its parent had the same training."""
-    return bool(item.trial.probe) and item.trial.base is None
-
-
-def dense_control(found: Search, share: float) -> Bundle | None:
-    """The uncut parent, trained on as the candidates were; None where there is no time left for it."""
+def dense_control(found: Search, settled: Sequence[Made]) -> Bundle | None:
+    """The uncut parent, trained on for as long as the candidates were; None, and a word, where that failed."""
     work = found.work
+    steps = recipes.dense_control(found.anatomy, any(item.trial.rung == AWARE for item in settled))
     try:
         with work.stage(CONTROL):
-            steps = recipes.dense_control(found.anatomy, share)
-            return work.make(found.parent, steps, found.rows, seconds=found.share(), task=found.task)
-    except (StepError, UsageError) as error:
+            return work.make(found.parent, steps, found.rows, seconds=found.granted or None, task=found.task)
+    except BudwoodError as error:
         work.say(CONTROL, f"the parent could not be trained on: {error.cause}")
         return None
 
@@ -155,7 +151,7 @@ def scored(bundle: Bundle, rows: Sequence[Any]) -> Scores:
 
 def of_control(task: Task, control: Scores, parent: Scores) -> Candidate:
     """The control as a row of the report; a gain over the parent says that the parent was not trained to its end."""
-    drop = non_inferiority(*task.paired(parent.per_row, control.per_row), 0.0)
+    drop = no_loss(task.losses(parent.per_row, control.per_row), 0.0)
     return Candidate(
         recipe=CONTROL,
         score=control.value,
@@ -186,8 +182,9 @@ def energy(speed: Speed) -> float:
     return 1000 / speed.items_per_s * speed.threads * WATTS_PER_CORE / 3600
 
 
-def notes_of(bundle: Bundle) -> tuple[str, ...]:
-    """What the candidate's steps have to tell: layers left in float, how long unpacking takes, a student too large."""
+def notes_of(item: Made) -> tuple[str, ...]:
+    """What the candidate's steps have to tell: layers left in float, packing, a student too large, a single seed."""
+    bundle = item.bundle
     report = bundle.manifest.report
     found = []
     if kept := report.get("fell_back"):
@@ -198,17 +195,19 @@ def notes_of(bundle: Bundle) -> tuple[str, ...]:
         found.append(str(report["warning"]))
     if CUTS in bundle.manifest.files:
         found.append("its channels are described by no configuration, but by the list in cuts.json")
+    if item.trial.trained:
+        found.append("it was trained once: the interval holds the chance of the rows, not that of the training's seed")
     return tuple(found)
 
 
 def count_opening(work: Bench) -> int:
-    """How often the test rows were opened for this parent, this time included; kept in the work folder."""
-    path = work.folder / OPENINGS
+    """How often these test rows were opened for this parent, this time included: written before they are read."""
+    path = work.openings
     try:
         before = int(json.loads(path.read_text(encoding="utf-8"))["openings"])
     except (OSError, ValueError, KeyError, TypeError):
         before = 0
-    path.write_text(json.dumps({"openings": before + 1}), encoding="utf-8")
+    write_atomic(path, json.dumps({"openings": before + 1}).encode())
     return before + 1
 
 
@@ -232,5 +231,8 @@ def command(job: Job) -> str:
         parts += [flag, f"{value:g}"] if value is not None else []
     parts += ["--explore"] if job.explore else []
     for student in job.students:
-        parts += ["--student", student]
+        parts += ["--student", Path(student).name if Path(student).is_dir() else student]
+    files = (("--unlabelled", job.unlabelled), ("--data", job.data), ("--test", job.test), ("--name", job.name))
+    for flag, given in files:
+        parts += [flag, Path(given).name] if given is not None else []
     return shlex.join([*parts, "--seed", str(job.seed)])

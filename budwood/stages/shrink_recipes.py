@@ -81,9 +81,11 @@ def cuts(parent: Bundle, anatomy: Anatomy, shares: tuple[float, ...] = SHARES) -
     """
     task = task_of(parent).name
     depth = "drop_layers_language" if anatomy.writes else "drop_layers"
+    depths: set[int] = set()
     for share in shares:
         kept = max(1, round(anatomy.layers * share))
-        if 1 <= kept < anatomy.layers and suits(depth, task):
+        if kept < anatomy.layers and kept not in depths and suits(depth, task):
+            depths.add(kept)
             yield cut(f"layers-{kept}", step(depth)(layers=kept), share)
         if anatomy.convolves and find_spec("torch_pruning") is not None and suits("prune_channels", task):
             yield cut(f"channels-{share:g}", step("prune_channels")(macs=share), share)
@@ -103,13 +105,14 @@ def student(found: Found, parent: Bundle) -> Trial:
     task = task_of(parent)
     source = str(found.folder) if found.is_local else found.label
     made = step("distill_detector" if task.finds_objects else "distill")(student=source)
-    return Trial(f"student-{found.label.rpartition('/')[2]}", 3, (made, ONNX), share=1.0)
+    probe = () if task.finds_objects else (replace(made, epochs=0), ONNX)
+    return Trial(f"student-{found.label.rpartition('/')[2]}", 3, (made, ONNX), probe, beyond=True)
 
 
 def cut(name: str, made: Any, share: float) -> Trial:
     """A candidate of one trained step, with a graph: some steps write it themselves."""
     graph = () if "onnx" in made.gives else (ONNX,)
-    return Trial(name, 3, (made, *graph), (replace(made, epochs=0), *graph), share=share)
+    return Trial(name, 3, (made, *graph), (replace(made, epochs=0), *graph), beyond=True, share=share)
 
 
 def with_quantizer(trial: Trial, suffix: str, quantizer: Step) -> Trial:
@@ -136,14 +139,14 @@ def packed(trial: Trial) -> Trial:
     return replace(trial, name=f"{trial.name}+packed", rung=6, steps=(*trial.steps, step("pack")()))
 
 
-def dense_control(anatomy: Anatomy, share: float) -> tuple[Step, ...]:
-    """What every trained candidate is held against: the uncut parent, trained on with as much computing.
+def dense_control(anatomy: Anatomy, aware: bool) -> tuple[Step, ...]:
+    """What every trained candidate is held against: the uncut parent, with as many updates of its own.
 
-    `share` is what the cut left: so much less does one update of the cut network cost.
+    `aware` adds the epochs that training for the rounding takes. A writer reads its texts on, as `adapt` reads them.
     """
     if anatomy.writes:
         return (registry.get("steps/adapt", "language")(method="full"),)
-    return (step("train_on")(effort=share), ONNX)
+    return (step("train_on")(further=step("quantize_aware")().epochs if aware else 0), ONNX)
 
 
 def smaller_bases(parent: Bundle, cache: Path) -> list[Found]:
@@ -166,6 +169,14 @@ def here(known: Known, cache: Path) -> Found | None:
 def parameters(bundle: Bundle) -> int:
     """Parameters of the float weights."""
     return int(bundle.manifest.files["model.safetensors"].bytes / 4)
+
+
+def adapted_anew(found: Found, base: Bundle, parent: Bundle) -> Trial:
+    """A smaller base, adapted as the parent was. Where a head comes first, that alone tells its speed."""
+    learn = relearn(parent)
+    graph = () if "onnx" in learn[-1].gives else (ONNX,)
+    probe = (learn[0], ONNX) if learn[0].name == "adapt.head" else ()
+    return Trial(f"base-{found.label.rpartition('/')[2]}", 1, (*learn, *graph), probe, base)
 
 
 def relearn(parent: Bundle) -> tuple[Step, ...]:

@@ -6,6 +6,7 @@ every rung. The test rows are not touched here.
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from budwood.core.budget import Budget
 from budwood.core.bundle import Bundle, digest
 from budwood.core.dataset import Dataset
-from budwood.core.errors import BudwoodError, BundleError, MissingExtraError, StepError, UsageError
+from budwood.core.errors import BudwoodError, BundleError, StepError
 from budwood.core.report import Candidate, Speed
 from budwood.core.task import Task
 from budwood.engine import search
@@ -41,8 +42,8 @@ GLANCE_SECONDS = 4.0
 RUNTIME_SECONDS = 3.0
 RESERVE = 45.0
 """Seconds that the last race and the test need, at most a fifth of those granted; training ends before."""
-TRAINED_FITS = 2
-"""A cut and its dense control share the time that is left."""
+FEW_TO_TIME = 64
+"""Rows by which a model is timed: their lengths should be those of real requests. With fewer, test rows are timed."""
 
 
 @dataclass
@@ -58,6 +59,10 @@ class Search:
     made: list[Made] = field(default_factory=list)
     left_out: list[Candidate] = field(default_factory=list)
     stopped: str = ""
+    granted: float = 0.0
+    """Seconds that a candidate trained beyond the parent was given at most: the dense control gets as many."""
+    problem: Exception | None = None
+    """The first that kept a candidate from being made."""
 
     def __post_init__(self) -> None:
         splits = self.work.splits
@@ -77,30 +82,32 @@ class Search:
         """Make candidates until one is enough, the rungs are at an end, or the time is.
 
         Raises:
-            StepError, UsageError: not one could be made.
+            BudwoodError: not one could be made; it is what the first of them failed by.
         """
-        first: BudwoodError | None = None
         if self.task.drop_note:
             self.work.say("drop", note("drop", f"below {100 * self.budget.max_drop:g} points", self.task.drop_note))
         self.other_runtimes()
         for rung in (self.smaller, self.quantize, self.cut, self.recover, self.pack):
-            try:
-                rung()
-            except (StepError, UsageError) as error:
-                first = first or error
-            if self.made and search.enough(self.made, self.budget, self.explore):
-                self.stopped = f"{self.made[-1].name} keeps the target"
+            rung()
+            if (kept := self.enough()) is not None:
+                self.stopped = f"{kept.name} keeps the target"
                 break
-            if self.late:
+            if self.late and self.made:  # what only converts is tried in any case
                 self.stopped = "the time is at an end"
                 break
         else:
             self.stopped = "every rung was tried"
         if not self.made:
-            raise first or StepError(
-                "no candidate could be made", where="; ".join(f"{item.recipe}: {item.why}" for item in self.left_out)
-            )
+            if isinstance(self.problem, BudwoodError):
+                raise self.problem
+            reasons = "; ".join(f"{item.recipe}: {item.why}" for item in self.left_out if item.rung)
+            fix = "grant more --max-minutes, or a wider limit"
+            raise StepError("no candidate could be made", where=reasons, fix=fix) from self.problem
         return self.made
+
+    def enough(self) -> Made | None:
+        """The candidate with which the search may stop; None while it should go on."""
+        return None if self.explore else search.first_enough(self.made, self.budget, len(self.work.splits.test))
 
     # The rungs
 
@@ -117,16 +124,21 @@ class Search:
 
     def smaller(self) -> None:
         """Smaller pretrained bases, adapted as the parent was: what has to be beaten by any cut."""
+        if not recipes.relearn(self.parent):
+            return  # made by hand: nothing says how to adapt another base
         for found in (*self.named, *self.smaller_here):
-            base = import_base(found, self.work.folder / "bases", type(self.task))
-            learn = recipes.relearn(self.parent)
-            name = f"base-{found.label.rpartition('/')[2]}"
-            trial = Trial(name, 1, (*learn, recipes.ONNX), (*learn[:1], recipes.ONNX), base)
+            try:
+                base = import_base(found, self.work.folder / "bases", type(self.task))
+            except BundleError as error:
+                if found in self.named:
+                    raise
+                self.work.say("candidate", f"{found.label} is left out  # {error.cause}")
+                continue
+            trial = recipes.adapted_anew(found, base, self.parent)
             self.try_trained([self.with_first_quantizer(trial), trial])
             if found in self.named:
                 taught = recipes.student(found, self.parent)
-                for item in (taught, self.with_first_quantizer(taught)):
-                    self.attempt(item, seconds=self.share())
+                self.try_trained([taught, self.with_first_quantizer(taught)])
 
     def quantize(self) -> None:
         """The parent's own graph, converted."""
@@ -141,7 +153,7 @@ class Search:
             wanted.sort(key=lambda trial: trial.share, reverse=True)
         for trial in wanted:
             self.try_trained([trial, self.with_first_quantizer(trial)])
-            if search.enough(self.made, self.budget, self.explore) or self.late:
+            if self.late or self.enough() is not None:
                 return
 
     def recover(self) -> None:
@@ -182,29 +194,47 @@ class Search:
 
     def try_trained(self, trials: Sequence[Trial]) -> None:
         """Candidates of one training: their speed is known from untrained copies, and none is trained in vain."""
-        worth = [trial for trial in trials if self.fast_enough(trial)]
+        worth = [trial for trial in trials if not trial.probe or self.fast_enough(trial)]
+        seconds = self.share()
         for trial in worth:
-            self.attempt(trial, seconds=self.share())
+            if seconds == 0.0:
+                self.leave_out(trial, "not trained: the time is at an end")
+                continue
+            self.attempt(trial, seconds)
+            if trial.beyond:
+                self.granted = max(self.granted, seconds or 0.0)
+
+    @property
+    def total(self) -> float:
+        """Seconds that were granted; infinite without a limit."""
+        return 60 * self.work.job.max_minutes if self.work.job.max_minutes else math.inf
+
+    @property
+    def free(self) -> float:
+        """Seconds that are left for making candidates: without what the last race and the test need."""
+        return self.work.left - min(RESERVE, self.total / 5)
 
     @property
     def late(self) -> bool:
-        """Whether what is left of the granted minutes is for the last race and the test."""
-        return self.work.left <= min(RESERVE, 12 * (self.work.job.max_minutes or RESERVE))
+        return self.free <= 0
 
     def share(self) -> float | None:
-        """What one training may take."""
-        if self.work.job.max_minutes is None:
+        """What the next training may take, such that the dense control can have as much; 0 where nothing is left.
+
+        In twentieths of the granted time, so that a rerun at about the same point finds what is there.
+        """
+        if math.isinf(self.total):
             return None
-        # Whole seconds, so that a rerun at about the same point finds what is there.
-        return max(1.0, float(int((60 * self.work.job.max_minutes) * 0.6 / TRAINED_FITS)))
+        seconds = min(self.free - self.granted, self.granted) if self.granted else self.free / 2
+        return math.floor(max(0.0, seconds) / (self.total / 20)) * (self.total / 20)
 
     def fast_enough(self, trial: Trial) -> bool:
         """Time the untrained copy beside the parent; a candidate that cannot keep the limits is left out here."""
         try:
             copy = self.work.make(trial.base or self.parent, trial.probe, self.rows, task=self.task)
             speed = self.race({trial.name: copy}, GLANCE_SECONDS, memory=False)[trial.name]
-        except (StepError, UsageError, MissingExtraError, BundleError) as error:
-            self.leave_out(trial, f"it could not be made: {error.cause}")
+        except Exception as error:  # noqa: BLE001  # as in `attempt`
+            self.fail(trial, error)
             return False
         reasons = search.misses(speed, self.budget)
         if reasons:
@@ -213,39 +243,48 @@ class Search:
 
     def attempt(self, trial: Trial, seconds: float | None = None) -> None:
         """Make a candidate, time it beside the parent, and look at its answers on validation rows."""
-        if trial.trained and self.late:
-            self.leave_out(trial, "not trained: the time is at an end")
-            return
+        trial = replace(trial, name=self.unused(trial.name))
         try:
             with self.work.stage(trial.name):
                 begin = trial.base or self.parent
                 bundle = self.work.make(begin, trial.steps, self.rows, seconds=seconds, task=self.task)
                 speed = self.race({trial.name: bundle}, GLANCE_SECONDS, memory=False)[trial.name]
                 screened = self.look(bundle)
-        except (StepError, UsageError, MissingExtraError, BundleError) as error:
-            self.leave_out(trial, f"it could not be made: {error.cause}")
+        except Exception as error:  # noqa: BLE001  # whatever a library raises, the others are still to be tried
+            self.fail(trial, error)
             return
         self.made.append(Made(trial, bundle, speed, screened))
         self.work.say("candidate", told(self.made[-1]))
+
+    def unused(self, name: str) -> str:
+        """A name that no candidate has: two bases may end alike."""
+        taken = {PARENT, *(item.name for item in self.made)}
+        names = itertools.chain((name,), (f"{name}-{count}" for count in itertools.count(2)))
+        return next(free for free in names if free not in taken)
 
     def look(self, bundle: Bundle) -> Any:
         """The paired drop on validation rows; None where there are none."""
         if not self.screened:
             return None
         before, after = (row_scores(self.work, item, self.screened) for item in (self.parent, bundle))
-        return search.screen(*self.task.paired(before, after), self.budget)
+        return search.screen(self.task.losses(before, after), self.budget)
 
     def race(self, bundles: Mapping[str, Bundle], seconds: float, *, memory: bool) -> dict[str, Speed]:
         minutes = self.work.job.max_minutes
         return bench(
             {PARENT: self.parent, **bundles},
-            self.work.splits.test.rows,  # their inputs: no label is read, and no answer is kept
+            self.screened if len(self.screened) >= FEW_TO_TIME else self.work.splits.test.rows,  # inputs, not labels
             reference=PARENT,
             seconds=seconds if minutes is None else min(seconds, 12 * minutes),
             seed=self.work.job.seed,
             memory=memory,
             progress=self.work.progress,
         )
+
+    def fail(self, trial: Trial, error: Exception) -> None:
+        self.problem = self.problem or error
+        cause = error.cause if isinstance(error, BudwoodError) else f"{type(error).__name__}: {str(error)[:200]}"
+        self.leave_out(trial, f"it could not be made: {cause}")
 
     def leave_out(self, trial: Trial, why: str, speed: Speed | None = None) -> None:
         measured: dict[str, Any] = {}

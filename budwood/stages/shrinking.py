@@ -6,7 +6,7 @@ from pathlib import Path
 
 from budwood.core.bundle import Bundle, digest
 from budwood.core.dataset import Splits
-from budwood.core.errors import UsageError
+from budwood.core.errors import BudwoodError, UsageError
 from budwood.core.step import Progress, check_minutes, check_seed
 from budwood.core.store import Entry, Store, check_name
 from budwood.core.task import Row
@@ -47,7 +47,7 @@ def run(job: Job, store: Store, progress: Progress) -> Shrunk:
     unlabelled = further_rows(job, splits, progress)
     facts = {"parent": parent.id, "rows": splits.fingerprint, "seed": job.seed}
     with store.lock(f"shrink-{digest(facts)[:24]}") as folder, EnergyMeter() as meter:
-        work = Bench(job, splits, folder, progress, meter, began, unlabelled)
+        work = Bench(job, splits, folder, progress, meter, began, openings_of(store, parent, splits), unlabelled)
         found = Search(work, parent, named, smaller)
         found.run()
         judged = judge(found)
@@ -55,8 +55,7 @@ def run(job: Job, store: Store, progress: Progress) -> Shrunk:
         published, plot = None, next(path for path in plots if path.suffix == ".svg")
         if judged.chosen is not None:
             published = publish(work, store, judged, judged.chosen)
-            with work.stage("runtimes"):  # `serve --runtime auto` finds what is remembered of the model's content
-                measure_runtimes(judged.chosen.bundle, splits.test.rows[:64])
+            remember_runtime(work, judged.chosen)
             plot = published.bundle.path / plot.name
     return Shrunk(
         report=judged.report,
@@ -110,6 +109,20 @@ def further_rows(job: Job, splits: Splits, progress: Progress) -> tuple[Row, ...
     for note in found.notes:
         progress("data", 0, 0, note)
     return found.dataset.rows
+
+
+def openings_of(store: Store, parent: Bundle, splits: Splits) -> Path:
+    """Where the openings of these test rows are counted for this parent."""
+    return store.work("openings") / f"{digest({'parent': parent.id, 'test': splits.test.fingerprint})[:32]}.json"
+
+
+def remember_runtime(work: Bench, chosen: Made) -> None:
+    """Measure the runtimes on what was published: `serve --runtime auto` finds it. Without it, serving measures."""
+    try:
+        with work.stage("runtimes"):
+            measure_runtimes(chosen.bundle, work.splits.test.rows[:64])
+    except (BudwoodError, RuntimeError, ValueError) as error:
+        work.say("runtimes", f"not measured: {error}".splitlines()[0])
 
 
 def publish(work: Bench, store: Store, judged: Judged, chosen: Made) -> Entry:

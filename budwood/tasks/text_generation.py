@@ -38,6 +38,9 @@ ASKED_TOKENS = 20
 FIX = 'send {"text": "…"}'
 CHAT_FIX = 'send {"messages": [{"role": "user", "content": "…"}]}'
 
+LEAST = 1e-12
+"""A score as small as this is no probability at all; its logarithm is still a number."""
+
 
 @final
 @dataclass(frozen=True)
@@ -212,13 +215,9 @@ class TextGeneration(Task):
 
     drop_note: ClassVar[str] = "a drop of one point is a rise of the perplexity by 1 %, as the mean over rows"
 
-    def paired(self, parent: NDArray[np.float64], child: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The drop is the rise of the log perplexity: 0.01 is 1 % more, whether the parent's is 5 or 50.
-
-        The parent has one half on each row, the child less by the rise, at most one half: both stay in [0, 1].
-        """
-        rise = np.log(parent / child)
-        return np.full_like(rise, 0.5), np.clip(0.5 - rise, 0.0, 1.0)
+    def losses(self, parent: NDArray[np.float64], child: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The rise of the log perplexity: 0.01 is 1 % more, whether the parent's is 5 or 50."""
+        return np.asarray(np.log(np.maximum(parent, LEAST)) - np.log(np.maximum(child, LEAST)))
 
     def metrics(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
         """`perplexity` over all tokens, and `bits_per_character` where rows were measured whole."""

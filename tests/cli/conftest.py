@@ -96,7 +96,7 @@ def candidate(recipe: str, **changes: Any) -> Candidate:
 def shrunk(path: Path, chosen: str | None) -> Shrunk:
     int8 = candidate("int8", verdict="PASS" if chosen else "UNDECIDED", within_budget=bool(chosen), why="drop +1.00")
     if not chosen:
-        int8 = candidate("int8", verdict="UNDECIDED", rows_needed=2100, why="94 rows cannot tell")
+        int8 = candidate("int8", verdict="UNDECIDED", rows_needed=2100, why="94 rows cannot tell", finalist=True)
     slow = candidate("layers-3", verdict="FAIL", ratio=0.8, rank="slower", why="drop +9; slower than the parent")
     report = ShrinkReport(
         reference=candidate("parent", drop=None, drop_ci=None, ratio=1.0, rank="equal"),

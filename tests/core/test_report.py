@@ -83,5 +83,6 @@ def test_the_result_of_a_candidate_in_one_word() -> None:
     assert outcome(BROKEN) == BROKEN.why
     assert outcome(INT8) == "PASS"
     assert outcome(replace(INT8, rank="slower")) == "PASS, slower"
-    assert outcome(replace(INT8, within_budget=False)) == "too large or too slow"
+    refused = replace(INT8, within_budget=False, why="class 'a' lost 20 points; drop +0.1 points")
+    assert outcome(refused) == "class 'a' lost 20 points"
     assert outcome(replace(INT8, within_budget=False, verdict="UNDECIDED")) == "UNDECIDED"

@@ -21,10 +21,10 @@ LEAST, MOST = 6, 40
 @final
 @dataclass(frozen=True)
 class TrainOn(Step):
-    """The same rows, loss and rates as of `shrink.drop_layers`, and as much computing; its teacher is what it was."""
+    """The same rows, loss, rates and epochs as of `shrink.drop_layers`; its teacher is what it was before."""
 
-    effort: float = 1.0
-    """Epochs as a share of those that a cut copy gets: the work of an uncut step is more, by what the cut took away."""
+    further: int = 0
+    """Epochs beyond those of a cut: of candidates that were trained once more."""
     learning_rate: float = 1e-4
     batch_size: int = 32
 
@@ -38,8 +38,9 @@ class TrainOn(Step):
         from budwood.engine.planning import epochs_for
 
         studied, teacher = with_teacher(parent, context)
-        full = epochs_for(math.ceil(len(studied.splits.train) / self.batch_size), LEAST, MOST)
-        settings = Distilling(max(1, round(self.effort * full)), self.learning_rate, self.batch_size)
+        n_rows = len(studied.splits.train) + len(context.unlabelled)
+        full = epochs_for(math.ceil(n_rows / self.batch_size), LEAST, MOST)
+        settings = Distilling(full + self.further, self.learning_rate, self.batch_size)
         trained = distil(studied, teacher, context, settings, "training the dense control")
         calibrated = graft.calibration(studied, studied.splits.validation.rows) or dict(parent.manifest.calibration)
         return graft.save_child(parent, context, self, studied, calibrated, trained_report(trained))

@@ -105,7 +105,7 @@ def facts(content: bytes, file: bytes, segments: list[Segment]) -> dict[str, Any
         "ratio": len(content) / len(file),
         "tensors": len(segments),
         "weights": weights,
-        "zeros": weights - sum(item.stored for item in segments if item.stored < item.count or not item.gaps),
+        "zeros": weights - sum(item.stored for item in segments),
     }
 
 

@@ -67,6 +67,8 @@ def quantized(anatomy: Anatomy, explore: bool) -> list[tuple[str, Step]]:
     if anatomy.writes:
         return [("int8", step("quantize_dynamic")()), ("int4", step("quantize_weights")())]
     found = [("int8", step("quantize_static" if anatomy.convolves else "quantize_dynamic")())]
+    if anatomy.convolves:  # where a few bright pixels stretch the ranges, these do not
+        found.append(("int8-percentile", step("quantize_static")(method="percentile")))
     if find_spec("nncf") is not None and (anatomy.convolves or explore):
         found.append(("int8-nncf", step("quantize_openvino")()))
     if explore and not anatomy.convolves:

@@ -66,6 +66,16 @@ def test_heads_whose_size_hangs_on_their_number_are_kept(tiny_bert: Path, tmp_pa
         PruneWidth(heads=0.5).apply(parent, Context(tmp_path / "out", tmp_path / "w", tiny.splits()))
 
 
+def test_other_tasks_are_refused_with_what_is_for_them(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = teachers.texts(tmp_path, tiny_bert)
+    monkeypatch.setattr(PruneWidth, "tasks", frozenset({"image_classification"}))
+    with pytest.raises(StepError, match="not cut in width") as caught:
+        PruneWidth().apply(parent, Context(out=tmp_path / "out", work=tmp_path / "w", splits=tiny.splits()))
+    assert "shrink.quantize" in caught.value.fix
+
+
 def test_convolutional_networks_are_refused(tmp_path: Path) -> None:
     parent, splits = teachers.images(tmp_path, "mobilenet_v2")
     with pytest.raises(StepError, match="how wide the feed-forward is") as caught:

@@ -52,7 +52,11 @@ class PruneWidth(Step):
 
         studied, teacher = with_teacher(parent, context)
         if studied.task.name not in self.tasks:
-            raise StepError(f"models for {studied.task.name} are not cut in width", where=self.name)
+            raise StepError(
+                f"models for {studied.task.name} are not cut in width",
+                where=self.name,
+                fix="quantize it instead: shrink.quantize_dynamic or shrink.quantize_static",
+            )
         model = studied.model
         report: dict[str, Any] = {}
         if self.heads != 1:

@@ -63,6 +63,15 @@ class Group:
     """Of each channel, as a share of the group's whole."""
 
 
+def check_sizes(macs: float, rounds: int, round_to: int) -> None:
+    if not 0 < macs < 1 or rounds < 1 or round_to < 1:
+        raise StepError(
+            f"{macs} of the multiplications in {rounds} rounds, rounded to {round_to} channels, makes no sense",
+            where=NAME,
+            fix="give a share between 0 and 1, and 1 or more rounds and channels",
+        )
+
+
 def cut_channels(
     model: nn.Module,
     example_inputs: Any,
@@ -95,8 +104,7 @@ def cut_channels(
         StepError: there is too little to cut, or the weights are not finite.
         MissingExtraError: Torch-Pruning is not installed.
     """
-    if not 0 < macs < 1 or rounds < 1 or round_to < 1:
-        raise StepError(f"{macs} of the multiplications in {rounds} rounds makes no sense", where=NAME)
+    check_sizes(macs, rounds, round_to)
     inputs = example_inputs if isinstance(example_inputs, dict | tuple) else (example_inputs,)
     model.eval()
     before = sum(multiplications(model, inputs).values())

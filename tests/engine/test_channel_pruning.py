@@ -125,8 +125,9 @@ def test_too_little_to_cut_is_refused() -> None:
 
     with pytest.raises(StepError, match="too few"):
         cut_channels(residual(0), batch(), macs=0.05, round_to=2)
-    with pytest.raises(StepError, match="makes no sense"):
+    with pytest.raises(StepError, match="makes no sense") as caught:
         cut_channels(residual(0), batch(), macs=1.5)
+    assert "between 0 and 1" in caught.value.fix
 
 
 def test_weights_that_are_no_numbers_are_refused() -> None:

@@ -14,9 +14,6 @@ from budwood.engine import graft
 
 __all__ = ["TrainOn"]
 
-LEAST, MOST = 6, 40
-"""Epochs of a student, as in `engine/distilling.py`."""
-
 
 @final
 @dataclass(frozen=True)
@@ -33,13 +30,12 @@ class TrainOn(Step):
     gives: ClassVar[frozenset[str]] = frozenset({"torch"})
 
     def apply(self, parent: Bundle, context: Context) -> Bundle:
-        from budwood.engine.distilling import Distilling, distil, with_teacher
+        from budwood.engine.distilling import Distilling, distil, students_epochs, with_teacher
         from budwood.engine.fine_tune import trained_report
-        from budwood.engine.planning import epochs_for
 
         studied, teacher = with_teacher(parent, context)
         n_rows = len(studied.splits.train) + len(context.unlabelled)
-        full = epochs_for(math.ceil(n_rows / self.batch_size), LEAST, MOST)
+        full = students_epochs(None, math.ceil(n_rows / self.batch_size))
         settings = Distilling(full + self.further, self.learning_rate, self.batch_size)
         trained = distil(studied, teacher, context, settings, "training the dense control")
         calibrated = graft.calibration(studied, studied.splits.validation.rows) or dict(parent.manifest.calibration)

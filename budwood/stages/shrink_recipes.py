@@ -31,6 +31,8 @@ ONNX: Step = registry.get("steps/export", "onnx")()
 SHARES = (0.5, 0.7, 0.35)
 """Of the layers, the channels' multiplications or the feed-forward width that a cut leaves: the first one is tried
 always, the others where a limit calls for them or all is explored."""
+LARGE_VOCABULARY = 20_000
+"""Entries from which half of them and more are worth leaving out."""
 SMALLER = 0.8
 """A base is worth adapting anew when it has at most this share of the parent's parameters."""
 
@@ -43,6 +45,8 @@ class Anatomy:
     """Of a transformer whose configuration counts them; 0 for other networks."""
     writes: bool
     convolves: bool
+    tokens: int = 0
+    """Entries of the vocabulary; 0 where nothing is said of it."""
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Anatomy":
@@ -54,7 +58,8 @@ class Anatomy:
         layers = config.get("num_hidden_layers") or config.get("n_layers") or config.get("n_layer") or 0
         task = task_of(bundle)
         images = task.inputs[:1] == ("image",)
-        return cls(int(layers) if transformer else 0, task.writes, images and not transformer)
+        tokens = int(config.get("vocab_size") or 0)
+        return cls(int(layers) if transformer else 0, task.writes, images and not transformer, tokens)
 
 
 def step(name: str) -> Any:
@@ -74,6 +79,13 @@ def quantized(anatomy: Anatomy, explore: bool) -> list[tuple[str, Step]]:
     if explore and not anatomy.convolves:
         found.append(("int8-static", step("quantize_static")()))
     return found
+
+
+def trimmed(parent: Bundle, anatomy: Anatomy) -> Trial | None:
+    """A large vocabulary without the tokens that the training texts do not have, in int8; None for other models."""
+    if anatomy.tokens < LARGE_VOCABULARY or not suits("trim_vocabulary", task_of(parent).name):
+        return None
+    return Trial("vocabulary+int8", 2, (step("trim_vocabulary")(), ONNX, step("quantize_dynamic")()))
 
 
 def cuts(parent: Bundle, anatomy: Anatomy, shares: tuple[float, ...] = SHARES) -> Iterator[Trial]:

@@ -144,6 +144,8 @@ class Search:
         """The parent's own graph, converted."""
         for suffix, quantizer in recipes.quantized(self.anatomy, self.explore):
             self.attempt(Trial(suffix, 2, (quantizer,)))
+        if (trimmed := recipes.trimmed(self.parent, self.anatomy)) is not None:
+            self.attempt(trimmed)
 
     def cut(self) -> None:
         """Cuts that are fast enough untrained; without a target the first one, with a target the mildest that is."""

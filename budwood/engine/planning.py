@@ -64,7 +64,7 @@ def cut(plan: Plan, seconds: float, each: float, cheaper: str = CHEAPER) -> Plan
         return plan
     if steps < 10:
         raise TooLittleTime(
-            f"{seconds / 60:.1f} minutes allow {max(steps, 0)} training steps of {each:.1f} s",
+            f"{max(seconds, 0.0) / 60:.1f} minutes allow {max(steps, 0)} training steps of {each:.1f} s",
             where="--max-minutes",
             fix=", or ".join(filter(None, ("grant more minutes", cheaper))),
         )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from budwood.core.errors import DataError, UsageError
-from budwood.engine.few_scores import logit_interval
+from budwood.engine.few_scores import logit_interval, mean_of_few
 from budwood.engine.power import rows_for_power, rows_to_decide
 
 __all__ = [
@@ -43,6 +43,8 @@ CHUNK = 4_000_000
 """Numbers held at once while resampling: 32 MB."""
 FEW = 30
 """Below so many differing rows a bootstrap is too narrow, and the score interval is used instead."""
+LEAST_OF_FEW = 10
+"""Below so many rows even continuous losses are bounded as if any size were possible."""
 MANY = 10_000
 """Above so many rows the mean is normal enough, and resampling only costs time."""
 
@@ -173,8 +175,8 @@ def no_loss(losses: ArrayLike, max_drop: float, comparisons: int = 1) -> Verdict
     scale = max(1.0, float(np.abs(values).max()))
     fall = values / scale
     drop, limit = float(fall.mean()), max_drop / scale
-    lower, upper = difference_interval(fall, tail=ONE_SIDED / comparisons)
-    low, high = difference_interval(fall, tail=TWO_SIDED)
+    lower, upper = loss_interval(fall, ONE_SIDED / comparisons)
+    low, high = loss_interval(fall, TWO_SIDED)
     verdict: Literal["PASS", "FAIL", "UNDECIDED"] = (
         "PASS" if upper < limit else "FAIL" if lower > limit else "UNDECIDED"
     )
@@ -191,6 +193,14 @@ def no_loss(losses: ArrayLike, max_drop: float, comparisons: int = 1) -> Verdict
         max_drop=max_drop,
         n=len(fall),
     )
+
+
+def loss_interval(fall: Scores, tail: float) -> tuple[float, float]:
+    """Bounds of the mean loss; few rows that all lost or won another amount, as texts do, have Student's t."""
+    continuous = bool((fall != 0).all()) and len(np.unique(fall)) == len(fall)
+    if continuous and LEAST_OF_FEW <= len(fall) < FEW:
+        return mean_of_few(fall, z_value(tail=tail))
+    return difference_interval(fall, tail=tail)
 
 
 def flip_rate(a_scores: ArrayLike, b_scores: ArrayLike) -> float:

@@ -32,3 +32,15 @@ def test_a_few_broken_texts_count_in_full() -> None:
     zero = TextGeneration().losses(np.array([0.2]), np.array([0.0]))
     assert np.isfinite(zero).all()
     assert zero[0] > 20
+
+
+def test_a_few_texts_prove_a_small_rise_where_they_agree() -> None:
+    rises = np.random.default_rng(1).normal(0.002, 0.004, 20)
+    verdict = no_loss(rises, max_drop=0.01)
+    assert verdict.verdict == "PASS"
+    from scipy import stats
+
+    low, high = stats.t.interval(0.90, 19, rises.mean(), rises.std(ddof=1) / np.sqrt(20))
+    assert (verdict.lower, verdict.upper) == pytest.approx((low, high), rel=0.01)
+    assert no_loss(rises + 0.008, max_drop=0.01).verdict == "UNDECIDED"
+    assert no_loss(rises[:9], max_drop=0.01).verdict == "UNDECIDED", "too few to tell how they vary"

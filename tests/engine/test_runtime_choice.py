@@ -1,6 +1,7 @@
 """`--runtime auto`: who races, who is taken, what is remembered, and that a wrong runtime is never chosen."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -122,7 +123,7 @@ def test_all_that_are_there_race_and_it_is_remembered(bundle: Bundle, other: typ
     assert recall(bundle) == found
     elsewhere = bundle.copy(tmp_path / "copy")
     assert recall(elsewhere) == found, "a copy is the same model"
-    (file,) = (tmp_path / "user-cache" / "budwood" / "runtimes").iterdir()
+    (file,) = (Path(os.environ["XDG_CACHE_HOME"]) / "budwood" / "runtimes").iterdir()
     content = json.loads(file.read_text())
     content["other"] |= {"ratio": 1.4, "why": ""}
     file.write_text(json.dumps(content))
@@ -164,14 +165,14 @@ def test_without_golden_rows_there_is_only_the_default(tiny_bundle: Bundle, othe
     assert "no golden rows" in found["other"].why
 
 
-def test_one_runtime_is_not_measured(bundle: Bundle, monkeypatch, tmp_path: Path) -> None:
+def test_one_runtime_is_not_measured(bundle: Bundle, monkeypatch) -> None:
     names = registry.names
     monkeypatch.setattr(registry, "names", lambda folder: (DEFAULT, "null") if folder == "runtimes" else names(folder))
     monkeypatch.setattr(runtime_choice, "in_a_child", lambda *_: pytest.fail("there is nothing to measure"))
     lines: list[str] = []
     assert decide(bundle, progress=lambda *fields: lines.append(fields[-1])) == DEFAULT
     assert not lines
-    assert not (tmp_path / "user-cache").exists()
+    assert not [*Path(os.environ["XDG_CACHE_HOME"]).iterdir()]
 
 
 def test_a_damaged_memory_is_measured_anew_and_told(bundle: Bundle, other, monkeypatch) -> None:

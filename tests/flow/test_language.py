@@ -113,12 +113,6 @@ def test_the_command_and_the_card_show_the_perplexity_with_its_interval(
     assert f"Perplexity: {result.metrics['perplexity']:.3f} (95 % interval {low:.3f} to {high:.3f})." in card
 
 
-def test_what_is_not_built_for_writing_is_said(written) -> None:
-    folder, _ = written
-    with pytest.raises(UsageError, match=r"models for text_generation cannot be shrunk: .* not built yet"):
-        flow.shrink("stories", store=folder / "models")
-
-
 def test_the_program_of_the_card_writes_without_budwood(written) -> None:
     _, result = written
     card = (result.path / "README.md").read_text(encoding="utf-8")

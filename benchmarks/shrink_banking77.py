@@ -106,7 +106,7 @@ def speeds(parent: Bundle, candidates: dict[str, Bundle], rows: Sequence[Row]) -
 def main() -> None:
     data, home = Path(sys.argv[1]) / "banking77", Path(sys.argv[2])
     store = Store.default(home)
-    adapted: dict[str, Any] = {}
+    adapted: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8"))["adapt"] if RESULT.exists() else {}
     if "banking77" not in store.names():
         train, test = str(data / "train.csv"), str(data / "test.csv")
         adapted = command(home, "adapt", train, "--test", test, "--name", "banking77")

@@ -4,6 +4,7 @@ Use it where a generator is exported: ten nodes a layer instead of fifty, and ev
 with its weights in one tensor, which is what quantizing looks for.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class Graph:
         return found if bias is None else self.add("Add", [found, self.weight(f"{name}.bias", bias)], f"{name}.sum")
 
 
-class Decoder(Graph):
+class Decoder(Graph, ABC):
     """What both families share: inputs, the mask, attention over the cache, the last states and the vocabulary."""
 
     def __init__(self, model: Any) -> None:
@@ -92,9 +93,9 @@ class Decoder(Graph):
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(FUSED, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="budwood")
 
+    @abstractmethod
     def body(self) -> str:
         """The last hidden states, (batch, sequence, width of the model)."""
-        raise NotImplementedError
 
     def signature(self) -> tuple[list[Any], list[Any]]:
         total, whole = "past_sequence_length + sequence_length", TensorProto.INT64

@@ -4,16 +4,29 @@ The serving half of text generation: numpy only. `engine/generator.py` runs the 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from budwood.core.errors import UsageError
 
-__all__ = ["Detokenizer", "Finish", "Piece", "Sampling", "StopStrings", "Writer", "choose", "cut_at"]
+__all__ = [
+    "MAX_ALTERNATIVES",
+    "MAX_BIASES",
+    "Chosen",
+    "Detokenizer",
+    "Finish",
+    "Piece",
+    "Sampling",
+    "StopStrings",
+    "Writer",
+    "choose",
+    "cut_at",
+]
 
 Finish = Literal["stop", "length", "deadline", "cancelled"]
 """Why a text ended: its end token or a stop string, its limit of tokens, the caller's clock, or the caller."""
@@ -26,6 +39,10 @@ CONTEXT = 6
 """Tokens of the prompt that are decoded with the first new ones: some tokenizers strip a text's first space."""
 HEAD = 1024
 """Likeliest tokens that nearly always hold `top_p` of the probability; sorting them is cheaper than sorting all."""
+MAX_ALTERNATIVES = 20
+MAX_BIASES = 300
+LEAST_LOG = -9999.0
+"""Stands for the logarithm of a probability of zero, which JSON cannot say."""
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1_000
 
@@ -50,6 +67,14 @@ class Sampling:
     """Choose among the fewest tokens that hold this share of the probability (Holtzman et al. 2020); 0 or 1 for all."""
     repetition_penalty: float = 1.0
     """Tokens that occurred lose by this factor (Keskar et al. 2019); 1 for none."""
+    presence_penalty: float = 0.0
+    """Taken off the logits of tokens that were written already, as OpenAI defines it; the prompt does not count."""
+    frequency_penalty: float = 0.0
+    """The same, times how often each was written."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Added to the logits: token ids with what is added to each, -100 to 100."""
+    alternatives: int | None = None
+    """With each token the log-probabilities of so many likeliest ones are given beside its own; None for neither."""
     stop: tuple[str, ...] = ()
     """The text ends before the first of these."""
     seed: int = 0
@@ -63,6 +88,14 @@ class Sampling:
         number(self.temperature, "temperature", 0.0, 100.0)
         number(self.top_p, "top_p", 0.0, 1.0)
         number(self.repetition_penalty, "repetition_penalty", 0.01, 100.0)
+        number(self.presence_penalty, "presence_penalty", -2.0, 2.0)
+        number(self.frequency_penalty, "frequency_penalty", -2.0, 2.0)
+        if self.alternatives is not None:
+            whole(self.alternatives, "alternatives", 0, MAX_ALTERNATIVES)
+        whole(len(self.logit_bias), "logit_bias", 0, MAX_BIASES)
+        for token, bias in self.logit_bias:
+            whole(token, "logit_bias", 0, 2**31 - 1)
+            number(bias, "logit_bias", -100.0, 100.0)
         if len(self.stop) > MAX_STOPS or not all(
             isinstance(text, str) and 0 < len(text) <= MAX_STOP_CHARACTERS for text in self.stop
         ):
@@ -87,16 +120,28 @@ def choose(
     random: np.random.Generator,
     seen: NDArray[np.int64],
     forbidden: Sequence[int] = (),
+    written: Mapping[int, int] | None = None,
 ) -> int:
     """The next token from the logits of the vocabulary, shape (tokens,). `seen` are the ids that occurred.
 
-    In order: repetition penalty, forbidden tokens, temperature, top_k, top_p. Candidates are drawn in the order of
-    their ids, so that a rounding difference between two machines hardly ever changes the draw.
+    In order: repetition penalty, presence and frequency penalty (`written`: how often each id was written), bias,
+    forbidden tokens, temperature, top_k, top_p. Candidates are drawn in the order of their ids, so that a rounding
+    difference between two machines hardly ever changes the draw.
+
+    Raises:
+        UsageError: the bias is of a token that the vocabulary does not have.
     """
     scores = logits.astype(np.float64)
     if options.repetition_penalty != 1.0 and len(seen):
         past = scores[seen]
         scores[seen] = np.where(past > 0, past / options.repetition_penalty, past * options.repetition_penalty)
+    if written:
+        counts = np.fromiter(written.values(), np.float64, len(written))
+        scores[list(written)] -= options.presence_penalty + options.frequency_penalty * counts
+    for token, bias in options.logit_bias:
+        if token >= len(scores):
+            raise UsageError(f"there is no token {token}", where="logit_bias", fix=f"name ids below {len(scores)}")
+        scores[token] += bias
     scores[list(forbidden)] = -np.inf
     if options.temperature == 0 or options.top_k == 1:
         return int(scores.argmax())
@@ -121,6 +166,29 @@ def likeliest(weights: NDArray[np.float64], share: float) -> NDArray[np.int64]:
         if sums[-1] >= share or len(order) == len(weights):
             break
     return order[: int(np.searchsorted(sums, share)) + 1]
+
+
+class Chosen(NamedTuple):
+    """A token that was written, with log-probabilities of the model's own distribution (before all penalties)."""
+
+    token: int
+    log: float
+    likeliest: tuple[tuple[int, float], ...]
+    """Ids and log-probabilities of the likeliest tokens, the likeliest first."""
+    start: int
+    """Where its text begins, in characters of what was written."""
+
+
+def described(logits: NDArray[np.floating], token: int, alternatives: int, start: int) -> Chosen:
+    """A token with its log-probability, and those of the likeliest ones. `logits` have the shape (tokens,)."""
+    scores = logits.astype(np.float64)
+    peak = scores.max()
+    total = peak + np.log(np.exp(scores - peak).sum())
+    size = min(alternatives, len(scores))
+    order = np.argpartition(-scores, size - 1)[:size] if size else np.zeros(0, np.int64)
+    order = order[np.lexsort((order, -scores[order]))]
+    likeliest = tuple((int(at), max(float(scores[at] - total), LEAST_LOG)) for at in order)
+    return Chosen(token, max(float(scores[token] - total), LEAST_LOG), likeliest, start)
 
 
 class Detokenizer:
@@ -191,6 +259,8 @@ class Piece:
     tokens: int
     """New tokens of this text so far."""
     finish: Finish | None = None
+    chosen: tuple[Chosen, ...] = ()
+    """The tokens that this part of the text begins with or holds, where `alternatives` asks for them."""
 
 
 class Writer:
@@ -220,6 +290,12 @@ class Writer:
         self.stops = StopStrings(options.stop)
         self.trims = answers
         self.finish: Finish | None = None
+        self.penalised = bool(options.presence_penalty or options.frequency_penalty)
+        self.written: Counter[int] = Counter()
+        self.chosen: list[Chosen] = []
+        """Tokens whose text was not shown yet."""
+        self.characters = self.shown = self.trimmed = 0
+        """Of the text as it was decoded, shown, and left out at its beginning."""
 
     @property
     def tokens(self) -> int:
@@ -228,25 +304,42 @@ class Writer:
     def take(self, logits: NDArray[np.floating]) -> Piece:
         """Choose the next token. The piece may be empty; its `finish` says whether the text has ended."""
         forbidden = self.ends if self.tokens < self.options.min_tokens else ()
-        token = choose(logits, self.options, self.random, self.seen, forbidden)
+        token = choose(logits, self.options, self.random, self.seen, forbidden, self.written)
         if token in self.ends:
             return self.end("stop")
         self.ids.append(token)
         if self.options.repetition_penalty != 1.0:
             self.seen = np.union1d(self.seen, [token])
-        shown, stopped = self.stops.push(self.text.push(token))
+        if self.penalised:
+            self.written[token] += 1
+        if self.options.alternatives is not None:
+            self.chosen.append(described(logits, token, self.options.alternatives, self.characters))
+        text = self.text.push(token)
+        self.characters += len(text)
+        shown, stopped = self.stops.push(text)
         if stopped:
             self.finish = "stop"
         elif self.tokens >= self.options.max_tokens:
             return self.end("length", shown)
-        return Piece(self.index, self.trim(shown), self.tokens, self.finish)
+        return self.piece(shown, stopped)
 
     def end(self, finish: Finish, before: str = "") -> Piece:
         """The last piece, with all that was held back."""
         shown, stopped = self.stops.push(self.text.flush())
         self.finish = "stop" if stopped else finish
         shown = before + shown + ("" if stopped else self.stops.flush())
-        return Piece(self.index, self.trim(shown), self.tokens, self.finish)
+        return self.piece(shown, stopped)
+
+    def piece(self, shown: str, stopped: bool) -> Piece:
+        """A piece with the tokens that begin in its text; with the last one come all, but those that were cut off."""
+        self.shown += len(shown)
+        text = self.trim(shown)
+        self.trimmed += len(shown) - len(text)
+        whole = self.finish is not None and not stopped
+        ready = [item for item in self.chosen if whole or (item.start < self.shown and (text or self.finish))]
+        self.chosen = [] if whole else self.chosen[len(ready) :]
+        chosen = tuple(item._replace(start=max(0, item.start - self.trimmed)) for item in ready)
+        return Piece(self.index, text, self.tokens, self.finish, chosen)
 
     def trim(self, text: str) -> str:
         if self.trims:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from budwood.core.bundle import Bundle
 from budwood.core.errors import BundleError
 from budwood.core.runtime import Runtime
 from budwood.core.task import Answer, Arrays
-from budwood.engine.decoding import Finish, Piece, Sampling, Writer, cut_at
+from budwood.engine.decoding import Chosen, Finish, Piece, Sampling, Writer, cut_at
 from budwood.engine.vocabulary import Vocabulary
 
 __all__ = ["Cache", "Completion", "Decoder", "Generator", "Prompt", "Shape", "fresh_seed"]
@@ -35,8 +35,8 @@ MAX_ROWS = 64
 """Texts that are written side by side; further ones wait for the next batch."""
 
 Cancelled = Callable[[], bool]
-Prompt = str | Sequence[Mapping[str, str]]
-"""A text to go on from, or the messages of a chat to answer."""
+Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
+"""A text to go on from, its token ids, or the messages of a chat to answer."""
 
 
 class Shape(NamedTuple):
@@ -147,6 +147,8 @@ class Completion:
     tokens: int
     cut: bool = False
     """The prompt was longer than the window, so only its end was read."""
+    chosen: tuple[Chosen, ...] = ()
+    """The tokens with their log-probabilities, where `Sampling.alternatives` asks for them."""
 
     def answer(self) -> Answer:
         """As `predict` and the server give it."""
@@ -203,16 +205,22 @@ class Generator:
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             writers = [
-                Writer(
-                    at * n + sample, ids[at], each[at], decode, ends, sample, answers=not isinstance(prompts[at], str)
-                )
+                Writer(at * n + sample, ids[at], each[at], decode, ends, sample, answers=is_chat(prompts[at]))
                 for at, sample in part
             ]
             yield from self.write(writers, until, cancelled)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """The ids of a prompt. Raises DataError when it is not valid Unicode, or a message has an unknown role."""
-        return self.vocabulary.encode_prompt(prompt) if isinstance(prompt, str) else self.vocabulary.encode_chat(prompt)
+        """The ids of a prompt; ids are taken as they are.
+
+        Raises:
+            DataError: it is not valid Unicode, a message has an unknown role, or there are no ids, or unknown ones.
+        """
+        if isinstance(prompt, str):
+            return self.vocabulary.encode_prompt(prompt)
+        if is_chat(prompt):
+            return self.vocabulary.encode_chat(cast(Sequence[Mapping[str, str]], prompt))
+        return self.vocabulary.known(cast(Sequence[int], prompt))
 
     def write(self, writers: Sequence[Writer], until: float | None, cancelled: Cancelled | None) -> Iterator[Piece]:
         """Write these texts side by side until each has ended."""
@@ -293,9 +301,11 @@ class Generator:
             options = [replace(item, stop=(*item.stop, truncate)) for item in each]
         texts = [""] * (len(prompts) * n)
         last: list[Piece | None] = [None] * len(texts)
+        chosen: list[list[Chosen]] = [[] for _ in texts]
         for piece in self.stream(prompts, options, n=n, batch_size=batch_size, seconds=seconds, cancelled=cancelled):
             texts[piece.index] += piece.text
             last[piece.index] = piece
+            chosen[piece.index] += piece.chosen
         sizes = [len(self.encode(prompt)) for prompt in prompts]
         return [
             Completion(
@@ -304,6 +314,7 @@ class Generator:
                 sizes[at // n],
                 piece.tokens,
                 sizes[at // n] >= self.decoder.shape.window,
+                tuple(chosen[at]),
             )
             for at, (text, piece) in enumerate(zip(texts, last, strict=True))
             if piece is not None
@@ -312,6 +323,10 @@ class Generator:
     def close(self) -> None:
         if self.runtime is not None:
             self.runtime.close()
+
+
+def is_chat(prompt: Prompt) -> bool:
+    return not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
 
 
 def ending(until: float | None, cancelled: Cancelled | None) -> Finish | None:

@@ -78,6 +78,16 @@ class Vocabulary:
         """The ids of the beginning of a document; an empty prompt is the start token alone."""
         return [self.start, *(self.encode(prompt) if prompt else [])]
 
+    def known(self, ids: Sequence[int]) -> list[int]:
+        """The ids of a prompt that comes as ids. Raises DataError where there are none, or unknown ones."""
+        if not ids or not all(0 <= token < self.size for token in ids):
+            raise DataError(f"a prompt of token ids needs some, from 0 to {self.size - 1}", where="prompt")
+        return list(ids)
+
+    @property
+    def size(self) -> int:
+        return int(self.tokenizer.get_vocab_size(with_added_tokens=True))
+
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The ids of a conversation up to where the assistant answers. Raises DataError for an unknown role."""
         return self.document({"messages": [*messages, {"role": "assistant", "content": ""}]}, ending=False).ids

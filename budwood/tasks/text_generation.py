@@ -31,6 +31,8 @@ MAX_CHARACTERS = 1_000_000
 KINDS = ("documents", "completions", "chats")
 MEASURED = ("text", "prompt", "completion", "messages", "starts", "ends")
 """The fields of a row whose likelihood is asked for."""
+OPENAI_ONLY = ("logit_bias", "alternatives")
+"""Options whose answers have no place in an answer of this task; /v1 has them in its own words."""
 ASKED_CHARACTERS = 120
 """Of a document are the prompt when speed is measured: about 30 tokens of English."""
 ASKED_TOKENS = 20
@@ -82,7 +84,7 @@ class TextGeneration(Task):
             raise DataError("each input must be an object", where="input", fix=FIX)
         if item.get("measure") is True:
             return measured(item)
-        known = [field.name for field in fields(Sampling)]
+        known = [field.name for field in fields(Sampling) if field.name not in OPENAI_ONLY]
         for name in item:
             if name not in (*known, "text", "messages"):
                 raise DataError(f"unknown field {name!r}", where=str(name), fix=f"known: text, {', '.join(known)}")
@@ -155,6 +157,8 @@ class TextGeneration(Task):
             "top_k": whole | {"default": Sampling.top_k},
             "top_p": share | {"maximum": 1, "default": Sampling.top_p},
             "repetition_penalty": {"type": "number", "minimum": 0.01, "default": Sampling.repetition_penalty},
+            "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2, "default": Sampling.presence_penalty},
+            "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2, "default": Sampling.frequency_penalty},
             "stop": {"anyOf": [{"type": "string", "minLength": 1}, stop]},
             "seed": whole | {"default": Sampling.seed},
         }

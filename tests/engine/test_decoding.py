@@ -66,6 +66,12 @@ def test_forbidden_tokens_are_never_chosen():
         ("stop", ("",)),
         ("repetition_penalty", 0),
         ("max_tokens", True),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", -2.1),
+        ("logit_bias", ((1, 101.0),)),
+        ("logit_bias", ((-1, 1.0),)),
+        ("logit_bias", tuple((at, 1.0) for at in range(301))),
+        ("alternatives", 21),
     ],
 )
 def test_a_senseless_option_is_refused_by_name(field, value):
@@ -160,3 +166,66 @@ def test_a_text_is_cut_at_a_string_or_a_pattern():
     assert cut_at("one. two. three", ".") == "one"
     assert cut_at("one 1 two", re.compile(r"\d")) == "one "
     assert cut_at("none", "x") == cut_at("none", None) == "none"
+
+
+def test_presence_and_frequency_penalties_are_those_of_openai():
+    logits = np.asarray([2.0, 1.6, 0.9, 0.0])
+    options = Sampling(temperature=0.0, presence_penalty=0.5)
+    assert choose(logits, options, np.random.default_rng(0), NONE, (), {0: 3}) == 1
+    options = Sampling(temperature=0.0, frequency_penalty=0.5)
+    assert choose(logits, options, np.random.default_rng(0), NONE, (), {0: 1, 1: 1}) == 0
+    assert choose(logits, options, np.random.default_rng(0), NONE, (), {0: 2, 1: 2}) == 0
+    assert choose(logits, options, np.random.default_rng(0), NONE, (), {0: 3, 1: 2}) == 2
+    # What the prompt says is not counted, what was written is.
+    found = writer(Sampling(temperature=0.0, presence_penalty=2.0))
+    flat = np.zeros(128)
+    flat[[65, 66]] = [1.5, 1.0]
+    assert [found.take(flat).text for _ in range(2)] == ["A", "B"]
+
+
+def test_a_bias_is_added_and_one_of_no_token_is_refused():
+    assert choose(LOGITS, Sampling(temperature=0.0, logit_bias=((3, 5.0),)), np.random.default_rng(0), NONE) == 3
+    drawn = draws(200, logit_bias=((0, -100.0),))
+    assert drawn[0] == 0
+    with pytest.raises(UsageError) as caught:
+        choose(LOGITS, Sampling(logit_bias=((4, 1.0),)), np.random.default_rng(0), NONE)
+    assert caught.value.where == "logit_bias"
+
+
+def test_log_probabilities_are_those_of_the_model_whatever_the_options():
+    logits = np.log(np.asarray([0.1, 0.2, 0.3, 0.4]))
+    options = Sampling(temperature=3.0, top_k=1, alternatives=3, logit_bias=((0, 100.0),), presence_penalty=1.0)
+    found = Writer(0, [3], options, decode_bytes, ())
+    (only,) = found.take(logits).chosen
+    assert only.token == 0
+    assert only.log == pytest.approx(np.log(0.1))
+    assert [token for token, _ in only.likeliest] == [3, 2, 1]
+    np.testing.assert_allclose([log for _, log in only.likeliest], np.log([0.4, 0.3, 0.2]))
+    assert writer(Sampling()).take(one_hot(66)).chosen == ()
+    (plain,) = writer(Sampling(temperature=0.0, alternatives=0)).take(one_hot(66)).chosen
+    assert (plain.token, plain.likeliest) == (66, ())
+
+
+@given(st.text("abé", max_size=12), st.lists(st.text("abé", min_size=1, max_size=3), max_size=2), st.booleans())
+def test_tokens_come_with_the_piece_that_shows_them(text, stops, answers):
+    options = Sampling(temperature=0.0, alternatives=0, stop=tuple(stops))
+    found = Writer(0, [65], options, decode_bytes, (0,), answers=answers)
+    raw = list(("  " * answers + text).encode())
+    pieces = []
+    for byte in [*raw, 0]:
+        pieces.append(found.take(np.where(np.arange(256) == byte, 10.0, 0.0)))
+        if found.finish is not None:
+            break
+    shown = "".join(piece.text for piece in pieces)
+    chosen = [item for piece in pieces for item in piece.chosen]
+    assert [item.token for item in chosen] == raw[: len(chosen)]
+    assert bytes(item.token for item in chosen).decode(errors="ignore").strip(" ").startswith(shown)
+    assert all(piece.text or piece.finish for piece in pieces if piece.chosen)
+    at = 0
+    for piece in pieces:
+        at += len(piece.text)
+        assert all(item.start <= at for item in piece.chosen)
+    for item in chosen:
+        assert item.start <= len(shown)
+    if not any(stop in text for stop in stops):
+        assert len(chosen) == len(raw)

@@ -8,7 +8,7 @@ from budwood.serving.errors import HttpError
 from budwood.serving.http import Request, Response
 from budwood.serving.service import Service
 
-__all__ = ["live", "metrics", "models", "openapi", "page", "ready", "report", "stats"]
+__all__ = ["PAGE_HEADERS", "figures", "live", "metrics", "models", "openapi", "page", "ready", "report", "stats"]
 
 PAGE_HEADERS = (
     (
@@ -44,6 +44,11 @@ async def metrics(service: Service, request: Request) -> Response:
 
 async def stats(service: Service, request: Request) -> Response:
     """The page's live figures, over all workers."""
+    return Response(json.dumps(figures(service)).encode())
+
+
+def figures(service: Service) -> dict[str, Any]:
+    """What GET /stats answers."""
     service.metrics.gauge("queue_depth", service.batcher.depth)
     body: dict[str, Any] = service.board.live()
     body["models"] = [
@@ -63,7 +68,7 @@ async def stats(service: Service, request: Request) -> Response:
         }
         for model in service.models
     ]
-    return Response(json.dumps(body).encode())
+    return body
 
 
 async def models(service: Service, request: Request) -> Response:

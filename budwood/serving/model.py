@@ -57,6 +57,8 @@ class Model:
     """When its bundle was made, in seconds since 1970."""
     report: bytes = b""
     """The page with what was measured of it; empty where its bundle has none."""
+    bundle: Bundle | None = None
+    """What it was opened from."""
     headers: tuple[tuple[bytes, bytes], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,7 +105,7 @@ def prove(served: Served, index: int, runtime: str, batch: int) -> Model:
     created = int(datetime.fromisoformat(served.bundle.manifest.created).timestamp())
     report = served.bundle.read(REPORT) if REPORT in served.bundle.manifest.files else b""
     generator = writing(predictor, served.bundle) if predictor.task.writes else None
-    model = Model(served.name, served.version, index, predictor, generator, created, report)
+    model = Model(served.name, served.version, index, predictor, generator, created, report, served.bundle)
     # The null runtime computes nothing, so there is nothing to prove.
     if runtime != "null" and (served.bundle.path / conformance.FILE).exists():
         conformance.check(predictor, served.bundle)

@@ -6,6 +6,7 @@ from typing import Any
 from budwood.core.page import POLICY
 from budwood.serving.errors import HttpError
 from budwood.serving.http import Request, Response
+from budwood.serving.model import Model
 from budwood.serving.service import Service
 
 __all__ = ["PAGE_HEADERS", "figures", "live", "metrics", "models", "openapi", "page", "ready", "report", "stats"]
@@ -64,11 +65,17 @@ def figures(service: Service) -> dict[str, Any]:
             "objects": model.task.finds_objects,
             "span": model.task.to_json().get("span"),
             "report": bool(model.report),
-            "predictions": {label: int(n) for label, n in service.board.predictions(model.index).items()},
+            "predictions": predictions(service, model),
         }
         for model in service.models
     ]
     return body
+
+
+def predictions(service: Service, model: Model) -> dict[str, int]:
+    """Answers of a model by label, over all workers."""
+    seen = service.board.find(model.name, model.version)
+    return {label: int(count) for label, count in service.board.predictions(seen).items()}
 
 
 async def models(service: Service, request: Request) -> Response:

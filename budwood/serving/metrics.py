@@ -1,6 +1,7 @@
 """Figures of all worker processes in one shared array: each writes its own row, any of them can add the rows up.
 
 Use `Metrics` to write in a worker, `Board` to read. A restarted worker goes on in its row, so that counters never fall.
+A further figure of each model is an entry of `FIGURES`, a method of `Metrics` that writes it and lines in `Board.text`.
 """
 
 import math
@@ -9,12 +10,13 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from ctypes import Array, c_double
 from dataclasses import dataclass
-from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
-__all__ = ["Board", "Described", "Layout", "Metrics", "allocate"]
+from budwood.serving.slots import Described, Layout, Slots, allocate, read_slot
 
-STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 415, 422, 431, 499, 500, 503, 504)
+__all__ = ["Board", "Described", "Layout", "Metrics", "Seen", "allocate", "make_layout"]
+
+STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 431, 499, 500, 503, 504)
 DURATIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Upper bounds of the histogram of seconds."""
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -42,43 +44,15 @@ LIVE_FIRST, LIVE_RATIO = 1e-4, 1.12
 """The live histogram's buckets: the first ends at 0.1 ms, each further one 12 % later, the last at 180 s."""
 
 
-@dataclass(frozen=True)
-class Described:
-    """What the figures say of one model."""
-
-    name: str
-    version: str
-    labels: tuple[str, ...]
+SHARED = {"batches": len(SIZES) + 2}
+"""Cells of figures of a whole worker. A histogram has a cell for each bound, one for the rest and one for the sum."""
+FIGURES = {"statuses": len(STATUSES), "durations": len(DURATIONS) + 2, "live": SECONDS * (LIVE_BUCKETS + 1)}
+"""Cells of the figures of one version of a model in one worker."""
 
 
-class Layout:
-    """Where each figure is in a row of doubles. All processes compute the same one from the same models."""
-
-    def __init__(self, models: Sequence[Described], workers: int) -> None:
-        self.models = tuple(models)
-        self.workers = workers
-        self.size = 0
-        self.scalars = {name: self.take(1) for name in (*COUNTERS, *GAUGES)}
-        self.batches = self.take(len(SIZES) + 2)
-        self.statuses = [self.take(len(STATUSES)) for _ in range(len(self.models))]
-        self.durations = [self.take(len(DURATIONS) + 2) for _ in self.models]
-        self.predictions = [self.take(len(model.labels)) for model in self.models]
-        self.live = self.take(SECONDS * (LIVE_BUCKETS + 1))
-
-    def take(self, cells: int) -> int:
-        start = self.size
-        self.size += cells
-        return start
-
-    @property
-    def rows(self) -> int:
-        """One row a worker, and one for their supervisor."""
-        return self.workers + 1
-
-
-def allocate(layout: Layout) -> "Array[c_double]":
-    """The shared memory, zeroed. It passes to child processes by fork and by spawn."""
-    return RawArray(c_double, layout.rows * layout.size)
+def make_layout(models: Sequence[Described], workers: int) -> Layout:
+    """Where the figures of a server with these models are."""
+    return Layout(models, workers, (*COUNTERS, *GAUGES), SHARED, FIGURES)
 
 
 class Metrics:
@@ -88,9 +62,21 @@ class Metrics:
         start = row * layout.size
         self.layout = layout
         self.row = memoryview(memory).cast("B").cast("d")[start : start + layout.size]
-        self.labels = [{label: i for i, label in enumerate(model.labels)} for model in layout.models]
+        self.slots = Slots(layout, self.row)
         for name in GAUGES:
             self.gauge(name, 0)
+
+    def claim(self, model: Described) -> int:
+        """The slot for the figures of a version that begins to answer; `model` in the methods below is such a slot.
+
+        Raises:
+            BudwoodError: every slot is in use.
+        """
+        return self.slots.claim(model)
+
+    def release(self, model: int) -> None:
+        """A version answers no more. Its figures stay until its slot is needed for another."""
+        self.slots.release(model)
 
     def count(self, counter: str, amount: int = 1) -> None:
         self.row[self.layout.scalars[counter]] += amount
@@ -99,16 +85,16 @@ class Metrics:
         self.row[self.layout.scalars[name]] = value
 
     def batch(self, size: int) -> None:
-        self.observe(self.layout.batches, SIZES, size)
+        self.observe(self.layout.shared["batches"], SIZES, size)
 
     def request(self, model: int, status: int, seconds: float) -> None:
         """One finished request to a model's routes."""
-        row, layout = self.row, self.layout
-        row[layout.statuses[model] + STATUSES.index(status)] += 1
+        row, starts = self.row, self.layout.slots[model]
+        row[starts["statuses"] + STATUSES.index(status)] += 1
         if status == 200:
-            self.observe(layout.durations[model], DURATIONS, seconds)
+            self.observe(starts["durations"], DURATIONS, seconds)
             second = int(time.monotonic())
-            slot = layout.live + second % SECONDS * (LIVE_BUCKETS + 1)
+            slot = starts["live"] + second % SECONDS * (LIVE_BUCKETS + 1)
             if row[slot] != second:
                 row[slot : slot + LIVE_BUCKETS + 1] = NO_REQUESTS
                 row[slot] = second
@@ -116,11 +102,11 @@ class Metrics:
 
     def answered(self, model: int, answer: Mapping[str, Any]) -> None:
         """Count the label or the labels of one answer, or each of its objects."""
-        labels, start = self.labels[model], self.layout.predictions[model]
+        places = self.slots.places[model]
         several = answer.get("labels") or [item["label"] for item in answer.get("objects", ())]
         for label in (answer["label"],) if "label" in answer else several:
-            if label in labels:
-                self.row[start + labels[label]] += 1
+            if label in places:
+                self.row[places[label]] += 1
 
     def observe(self, start: int, bounds: Sequence[float], value: float) -> None:
         self.row[start + bisect_left(bounds, value)] += 1
@@ -136,12 +122,63 @@ def live_bucket(seconds: float) -> int:
     return min(LIVE_BUCKETS - 1, math.ceil(math.log(seconds / LIVE_FIRST) / math.log(LIVE_RATIO)))
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A version of a model in the figures."""
+
+    model: Described
+    places: tuple[tuple[int, int], ...]
+    """The rows and slots that it has."""
+    answers: bool
+    """Whether a worker still answers with it."""
+
+
 class Board:
     """Reads all rows: the Prometheus text for /metrics, and the live figures of the page."""
 
     def __init__(self, layout: Layout, memory: "Array[c_double]") -> None:
         self.layout = layout
         self.memory = memoryview(memory).cast("B").cast("d")
+        self.read: dict[tuple[int, int], tuple[float, Described]] = {}
+        """What was read in each row and slot, with the number of its claim."""
+
+    def row(self, row: int) -> "memoryview[float]":
+        return self.memory[row * self.layout.size : (row + 1) * self.layout.size]
+
+    def described(self, row: int, slot: int) -> Described | None:
+        number = self.row(row)[self.layout.slots[slot]["number"]]
+        known, model = self.read.get((row, slot), (0.0, None))
+        if number and number != known:
+            model = read_slot(self.layout, self.row(row), slot)
+            if model is not None:
+                self.read[row, slot] = number, model
+        return model if number else None
+
+    def models(self) -> list[Seen]:
+        """Every version that has figures, in the order in which they began to answer."""
+        found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        named: dict[tuple[str, str], Described] = {}
+        for row in range(self.layout.rows):
+            for slot in sorted(range(self.layout.count), key=lambda i: self.row(row)[self.layout.slots[i]["number"]]):
+                model = self.described(row, slot)
+                if model is not None:
+                    found.setdefault(model.key, []).append((row, slot))
+                    named.setdefault(model.key, model)
+        return [Seen(named[key], tuple(places), self.answering(places)) for key, places in found.items()]
+
+    def find(self, name: str, version: str) -> Seen | None:
+        """A version by its name; None where it has no figures."""
+        return next((seen for seen in self.models() if seen.model.key == (name, version)), None)
+
+    def answering(self, places: Sequence[tuple[int, int]]) -> bool:
+        return any(not self.row(row)[self.layout.slots[slot]["released"]] for row, slot in places)
+
+    def figure(self, seen: Seen, name: str) -> list[float]:
+        """The cells of one of `FIGURES` for a version, summed over the workers."""
+        count = self.layout.sizes[name]
+        starts = [(row, self.layout.slots[slot][name]) for row, slot in seen.places]
+        rows = [self.row(row)[start : start + count] for row, start in starts]
+        return [sum(values) for values in zip(*rows, strict=True)]
 
     def cells(self, start: int, count: int) -> list[float]:
         """The sums over all rows of some neighbouring cells."""
@@ -154,59 +191,59 @@ class Board:
 
     def text(self) -> str:
         """All figures in the Prometheus text format, version 0.0.4."""
-        layout = self.layout
-        lines = []
+        models = self.models()
+        lines: list[str] = []
         for name, meaning in COUNTERS.items():
             lines += [*head(f"{name}_total", "counter", meaning), f"budwood_{name}_total {number(self.scalar(name))}"]
         for name, meaning in GAUGES.items():
             lines += [*head(name, "gauge", meaning), f"budwood_{name} {number(self.scalar(name))}"]
         lines += head("batch_size", "histogram", "Inputs in a batch.")
-        lines += self.histogram("batch_size", layout.batches, SIZES, "")
+        lines += histogram("batch_size", self.cells(self.layout.shared["batches"], len(SIZES) + 2), SIZES, "")
         lines += head("model_info", "gauge", "The models that are served.")
-        lines += [f"budwood_model_info{{{names(model)}}} 1" for model in layout.models]
+        lines += [f"budwood_model_info{{{names(seen.model)}}} 1" for seen in models if seen.answers]
         lines += head("requests_total", "counter", "Finished requests to a model, by HTTP status.")
-        for model, start in zip(layout.models, layout.statuses, strict=True):
-            counts = zip(STATUSES, self.cells(start, len(STATUSES)), strict=True)
+        for seen in models:
             lines += [
-                f'budwood_requests_total{{{names(model)},code="{status}"}} {number(value)}'
-                for status, value in counts
+                f'budwood_requests_total{{{names(seen.model)},code="{status}"}} {number(value)}'
+                for status, value in zip(STATUSES, self.figure(seen, "statuses"), strict=True)
                 if value or status == 200
             ]
         lines += head("request_duration_seconds", "histogram", "From the request's headers to its answer, if 200.")
-        for model, start in zip(layout.models, layout.durations, strict=True):
-            lines += self.histogram("request_duration_seconds", start, DURATIONS, names(model))
+        for seen in models:
+            durations = self.figure(seen, "durations")
+            lines += histogram("request_duration_seconds", durations, DURATIONS, names(seen.model))
         lines += head("predictions_total", "counter", "Answers, by label.")
-        for i, model in enumerate(layout.models):
-            for label, value in self.predictions(i).items():
-                lines.append(f'budwood_predictions_total{{{names(model)},label="{escape(label)}"}} {number(value)}')
+        for seen in models:
+            for label, value in self.predictions(seen).items():
+                lines.append(
+                    f'budwood_predictions_total{{{names(seen.model)},label="{escape(label)}"}} {number(value)}'
+                )
         return "\n".join(lines) + "\n"
 
-    def histogram(self, name: str, start: int, bounds: Sequence[float], labels: str) -> list[str]:
-        cells = self.cells(start, len(bounds) + 2)
-        comma, braces = ("," if labels else ""), (f"{{{labels}}}" if labels else "")
-        lines, seen = [], 0.0
-        for bound, value in zip((*bounds, math.inf), cells[:-1], strict=True):
-            seen += value
-            edge = "+Inf" if math.isinf(bound) else f"{float(bound)}"
-            lines.append(f'budwood_{name}_bucket{{{labels}{comma}le="{edge}"}} {number(seen)}')
-        total = f"budwood_{name}_sum{braces} {number(cells[-1])}"
-        return [*lines, total, f"budwood_{name}_count{braces} {number(seen)}"]
+    def predictions(self, seen: Seen | None) -> dict[str, float]:
+        """Answers of a version by label."""
+        counts: dict[str, float] = {}
+        for row, slot in seen.places if seen else ():
+            model, start = self.described(row, slot), self.layout.slots[slot]["predictions"]
+            for i, label in enumerate(model.labels if model is not None else ()):
+                counts[label] = counts.get(label, 0.0) + self.row(row)[start + i]
+        return counts
 
-    def predictions(self, model: int) -> dict[str, float]:
-        labels = self.layout.models[model].labels
-        return dict(zip(labels, self.cells(self.layout.predictions[model], len(labels)), strict=True))
+    def live(self, of: Seen | None = None) -> dict[str, Any]:
+        """The last ten whole seconds: requests a second, p50 and p95 in milliseconds (None without requests).
 
-    def live(self) -> dict[str, Any]:
-        """The last ten whole seconds: requests a second, p50 and p95 in milliseconds (None without requests)."""
+        `of` one version, or of all together.
+        """
         now = int(time.monotonic())
         counts = [0.0] * LIVE_BUCKETS
         per_second = [0.0] * WINDOW
-        for row in range(self.layout.rows):
+        for row, slot in [place for seen in ([of] if of else self.models()) for place in seen.places]:
+            cells, first = self.row(row), self.layout.slots[slot]["live"]
             for back in range(1, WINDOW + 1):
                 second = now - back
-                slot = row * self.layout.size + self.layout.live + second % SECONDS * (LIVE_BUCKETS + 1)
-                if self.memory[slot] == second:
-                    values = self.memory[slot + 1 : slot + LIVE_BUCKETS + 1]
+                start = first + second % SECONDS * (LIVE_BUCKETS + 1)
+                if cells[start] == second:
+                    values = cells[start + 1 : start + LIVE_BUCKETS + 1]
                     per_second[WINDOW - back] += sum(values)
                     counts = [a + b for a, b in zip(counts, values, strict=True)]
         total = sum(counts)
@@ -229,6 +266,18 @@ def quantile_ms(counts: Sequence[float], q: float) -> float | None:
         if value and seen >= wanted:
             return round(LIVE_FIRST * LIVE_RATIO**bucket * 1e3, 2)
     return None
+
+
+def histogram(name: str, cells: Sequence[float], bounds: Sequence[float], labels: str) -> list[str]:
+    """The lines of a histogram: `cells` has a count for each bound, one for the rest, and the sum."""
+    comma, braces = ("," if labels else ""), (f"{{{labels}}}" if labels else "")
+    lines, seen = [], 0.0
+    for bound, value in zip((*bounds, math.inf), cells[:-1], strict=True):
+        seen += value
+        edge = "+Inf" if math.isinf(bound) else f"{float(bound)}"
+        lines.append(f'budwood_{name}_bucket{{{labels}{comma}le="{edge}"}} {number(seen)}')
+    total = f"budwood_{name}_sum{braces} {number(cells[-1])}"
+    return [*lines, total, f"budwood_{name}_count{braces} {number(seen)}"]
 
 
 def head(name: str, kind: str, meaning: str) -> list[str]:

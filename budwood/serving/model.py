@@ -49,7 +49,7 @@ class Model:
     name: str
     version: str
     index: int
-    """Its place among the served models."""
+    """The slot of its figures in this worker."""
     predictor: Predictor
     generator: Generator | None = None
     """Where it writes texts, what writes them; the predictor then only measures them."""

@@ -78,7 +78,7 @@ class Supervisor:
             BudwoodError: a worker could not start for the first time, or several times in a row later; the others
                 are stopped.
         """
-        self.metrics = Metrics(self.plan.layout, self.memory, self.plan.workers)
+        self.metrics = Metrics(self.plan.layout, self.memory, self.plan.layout.rows - 1)
         self.slots = [Slot(i, listener) for i, listener in enumerate(self.listeners)]
         wake, woken = os.pipe()
         before = self.install_signals(woken)

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from ctypes import Array, c_double
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,14 +20,16 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from budwood.core.errors import BudwoodError
+from budwood.serving.access import Access
 from budwood.serving.app import App, pages
 from budwood.serving.auth import Keys, is_loopback
 from budwood.serving.batch import Batcher
 from budwood.serving.desk import Desk
 from budwood.serving.limits import Limits
-from budwood.serving.metrics import Board, Layout, Metrics
+from budwood.serving.metrics import Board, Layout, Metrics, make_layout
 from budwood.serving.model import Model, Served, describe, first_line, open_model
 from budwood.serving.protocol import LimitedProtocol, sweep
+from budwood.serving.rates import Rates
 from budwood.serving.service import Service
 
 __all__ = ["Plan", "event_loop", "process", "run"]
@@ -47,10 +49,15 @@ class Plan:
     runtime: str
     keys: Path | None
     limits: Limits
+    hosts: frozenset[str] = frozenset()
+    """Names that are accepted as Host, beside those of this machine."""
+    access_log: bool = False
+    rates: "Array[c_double] | None" = None
+    """The shared memory of the keys' rate limits, where there are keys."""
 
     @property
     def layout(self) -> Layout:
-        return Layout([describe(entry) for entry in self.entries], self.workers)
+        return make_layout([describe(entry) for entry in self.entries], self.workers)
 
     def open(self) -> list[Model]:
         """Open all models. Raises BundleError when one must not be served."""
@@ -143,11 +150,15 @@ async def run(
     loop = asyncio.get_running_loop()
     limits = plan.limits
     metrics = Metrics(plan.layout, memory, number)
+    models = [
+        replace(model, index=metrics.claim(describe(entry))) for model, entry in zip(models, plan.entries, strict=True)
+    ]
     batcher = Batcher(loop, limits, -(-limits.queue // plan.workers), plan.runners, metrics)
-    keys = Keys(plan.keys) if plan.keys else None
+    keys = Keys(plan.keys, Rates(plan.rates)) if plan.keys else None
     board = Board(plan.layout, memory)
     desk = Desk(loop, limits, plan.runners, metrics)
     service = Service(models, batcher, desk, metrics, board, limits, keys, is_loopback(plan.host), pages=pages())
+    service.hosts, service.access = plan.hosts, Access(number) if plan.access_log else None
     config = uvicorn.Config(
         App(service),
         log_config=None,
@@ -222,5 +233,12 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
-        entry = {"time": now, "level": record.levelname.lower(), "worker": self.worker, "message": record.getMessage()}
+        text = record.getMessage()
+        if len(text) > LONGEST_MESSAGE:
+            text = f"{text[:LONGEST_MESSAGE]} … ({len(text)} characters)"
+        entry = {"time": now, "level": record.levelname.lower(), "worker": self.worker, "message": text}
         return json.dumps(entry)
+
+
+LONGEST_MESSAGE = 4_000
+"""Characters of a message that are kept: whoever can put something long into one must not fill the disk."""

@@ -7,9 +7,12 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from budwood.serving.metrics import Board, Described, Layout, Metrics, allocate, live_bucket, quantile_ms
+from budwood.core.errors import BudwoodError
+from budwood.serving.metrics import Board, Described, Metrics, allocate, live_bucket, make_layout, quantile_ms
+from budwood.serving.slots import OTHER
 
-LAYOUT = Layout([Described("m", "1", ('a"b\\\n', "b"))], 2)
+MODEL = Described("m", "1", ('a"b\\\n', "b"))
+LAYOUT = make_layout([MODEL], 2)
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -22,6 +25,7 @@ def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 def test_rows_add_up_and_parse() -> None:
     memory = allocate(LAYOUT)
     workers = [Metrics(LAYOUT, memory, row) for row in range(3)]
+    assert [worker.claim(MODEL) for worker in workers[:2]] == [0, 0]
     for seconds in (0.003, 0.03):
         for worker in workers[:2]:
             worker.request(0, 200, seconds)
@@ -47,7 +51,8 @@ def test_rows_add_up_and_parse() -> None:
 
 
 def write_from_another_process(memory: object) -> None:
-    Metrics(LAYOUT, memory, 1).request(0, 200, 0.01)  # type: ignore[arg-type]
+    metrics = Metrics(LAYOUT, memory, 1)  # type: ignore[arg-type]
+    metrics.request(metrics.claim(MODEL), 200, 0.01)
 
 
 def test_the_memory_is_shared_with_spawned_processes() -> None:
@@ -55,7 +60,9 @@ def test_the_memory_is_shared_with_spawned_processes() -> None:
     child = multiprocessing.get_context("spawn").Process(target=write_from_another_process, args=(memory,))
     child.start()
     child.join()
-    assert Board(LAYOUT, memory).cells(LAYOUT.statuses[0], 1) == [1]
+    board = Board(LAYOUT, memory)
+    (seen,) = board.models()
+    assert (seen.model, board.figure(seen, "statuses")[0]) == (MODEL, 1)
 
 
 def test_a_restarted_worker_keeps_its_counters_and_clears_its_gauges() -> None:
@@ -68,9 +75,74 @@ def test_a_restarted_worker_keeps_its_counters_and_clears_its_gauges() -> None:
     assert (board.scalar("cancelled"), board.scalar("queue_depth")) == (1, 0)
 
 
+def test_a_version_has_one_line_whatever_its_slots_are() -> None:
+    """Workers claim by themselves: the same version is one, and its labels are counted by name."""
+    memory = allocate(LAYOUT)
+    first, second = Metrics(LAYOUT, memory, 0), Metrics(LAYOUT, memory, 1)
+    new = Described("m", "2", ("x", "b"))
+    assert (first.claim(MODEL), first.claim(new)) == (0, 1)
+    assert (second.claim(new), second.claim(MODEL)) == (0, 1)
+    first.request(1, 200, 0.1)
+    second.request(0, 200, 0.1)
+    first.answered(1, {"label": "x"})
+    second.answered(0, {"label": "b"})
+    board = Board(LAYOUT, memory)
+    assert [seen.model for seen in board.models()] == [MODEL, new]
+    assert board.predictions(board.find("m", "2")) == {"x": 1, "b": 1}
+    assert samples(board.text())["budwood_requests_total", (("code", "200"), ("model", "m"), ("version", "2"))] == 2
+
+
+def test_the_slot_that_was_released_first_is_used_again() -> None:
+    memory = allocate(LAYOUT)
+    metrics, board = Metrics(LAYOUT, memory, 0), Board(LAYOUT, memory)
+    versions = [Described("m", str(i), ("a",)) for i in range(LAYOUT.count + 1)]
+    slots = [metrics.claim(version) for version in versions[:-1]]
+    assert slots == list(range(LAYOUT.count))
+    with pytest.raises(BudwoodError, match="more versions are open"):
+        metrics.claim(versions[-1])
+    metrics.answered(3, {"label": "a"})
+    metrics.release(3)
+    metrics.release(2)
+    assert [seen.model.version for seen in board.models() if not seen.answers] == ["2", "3"]
+    assert metrics.claim(versions[3]) == 3  # it is still there, with what was counted
+    assert board.predictions(board.find("m", "3")) == {"a": 1}
+    metrics.release(3)
+    assert metrics.claim(versions[-1]) == 2
+    assert board.find("m", "2") is None
+    assert board.find("m", versions[-1].version) is not None
+
+
+def test_a_restarted_worker_goes_on_in_the_slots_of_the_dead_one() -> None:
+    memory = allocate(LAYOUT)
+    first = Metrics(LAYOUT, memory, 0)
+    first.claim(Described("old", "1", ()))
+    first.request(first.claim(MODEL), 200, 0.1)
+    again, board = Metrics(LAYOUT, memory, 0), Board(LAYOUT, memory)
+    assert not any(seen.answers for seen in board.models())
+    again.request(again.claim(MODEL), 200, 0.1)
+    assert [(seen.model.name, seen.answers) for seen in board.models()] == [("old", False), ("m", True)]
+    assert board.figure(board.models()[1], "statuses")[0] == 2
+
+
+def test_labels_beyond_the_room_are_counted_together() -> None:
+    memory = allocate(LAYOUT)
+    metrics, board = Metrics(LAYOUT, memory, 0), Board(LAYOUT, memory)
+    for labels in ([f"label-{i}" for i in range(500)], ["l" * 400 + str(i) for i in range(20)]):
+        model = Described("m", str(len(labels)), tuple(labels))
+        slot = metrics.claim(model)
+        for label in labels:
+            metrics.answered(slot, {"label": label})
+        counts = board.predictions(board.find(*model.key))
+        assert counts[labels[0]] == 1
+        assert counts[OTHER] > 1
+        assert sum(counts.values()) == len(labels)
+        assert metrics.claim(model) == slot
+
+
 def test_live_figures_cover_the_last_whole_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = allocate(LAYOUT)
     worker, board = Metrics(LAYOUT, memory, 0), Board(LAYOUT, memory)
+    worker.claim(MODEL)
     now = 1000.5
     monkeypatch.setattr(time, "monotonic", lambda: now)
     for _ in range(95):

@@ -3,7 +3,7 @@
 Every function here is a verb of the command line, with the same parameters and defaults.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -265,6 +265,8 @@ def serve(
     runtime: str = "auto",
     keys: Path | str | None = None,
     max_queue: int = 100,
+    hosts: Collection[str] = (),
+    access_log: bool = False,
     store: Path | str | None = None,
     on_ready: Callable[[str], None] = lambda url: None,
     progress: Progress = silent,
@@ -291,6 +293,8 @@ def serve(
         runtime=runtime,
         keys=Path(keys) if keys is not None else None,
         max_queue=max_queue,
+        hosts=hosts,
+        access_log=access_log,
         on_ready=on_ready,
     )
 

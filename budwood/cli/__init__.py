@@ -15,6 +15,7 @@ VERBS = (
     "shrink",
     "compare",
     "serve",
+    "keys",
     "models",
     "export",
     "demo",

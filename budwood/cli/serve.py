@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
 KEYS = (
     "File with the hashes of API keys; then only requests that carry a key are answered. Needed when other machines "
-    "can reach --host. `python -m budwood.serving.auth FILE NAME` makes a key and adds its hash."
+    "can reach --host. `budwood keys make FILE NAME` makes a key and adds its hash."
 )
 
+HOSTS = "A name under which the server is reached; others are refused. Repeat it for several."
+ACCESS = "Write a JSON line for each request to standard error, without texts or keys."
 RUNTIME = "What computes; auto measures the installed ones once for each model, and remembers."
 
 
@@ -27,6 +29,8 @@ def serve(
     runtime: Annotated[str, typer.Option(metavar=choices("runtimes"), help=RUNTIME)] = "auto",
     keys: Annotated[Path | None, typer.Option(metavar="FILE", help=KEYS)] = None,
     max_queue: Annotated[int, typer.Option(metavar="N", help="While so many inputs wait, more get 503.")] = 100,
+    allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME", help=HOSTS)] = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help=ACCESS)] = False,
     store: Store = None,
     json: Annotated[
         bool, typer.Option("--json", help='{"url", "models"} on standard output when the server is ready.')
@@ -56,6 +60,8 @@ def serve(
             runtime=runtime,
             keys=keys,
             max_queue=max_queue,
+            hosts=allow_host or (),
+            access_log=access_log,
             store=store,
             on_ready=ready,
             progress=screen.progress,

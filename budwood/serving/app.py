@@ -67,8 +67,7 @@ class App:
             kind, body = render(error, dialect_of(request.path), request.id.decode())
             response = Response(body, error.status, kind, error.headers)
         except Disconnected:
-            if route is not None and route.infers:
-                service.metrics.request(request.model.index, 499, 0.0)
+            self.note(route, request, 499, started)
             return
         except Exception as error:
             # Only the kind is logged: a message may quote the input.
@@ -79,8 +78,15 @@ class App:
             request.release()
         more = CLOSING if service.draining else ()
         await send_response(send, request, response, more)
+        self.note(route, request, response.status, started)
+
+    def note(self, route: Route | None, request: Request, status: int, started: float) -> None:
+        """Count a request, and write it down where that is asked for."""
+        service, seconds = self.service, time.perf_counter() - started
         if route is not None and route.infers:
-            service.metrics.request(request.model.index, response.status, time.perf_counter() - started)
+            service.metrics.request(request.model.index, status, seconds)
+        if service.access is not None:
+            service.access.note(request, f"{route.method} {route.path}" if route is not None else "", status, seconds)
 
     def route(self, method: str, request: Request) -> Route:
         """The route of a request. Raises HttpError 404, or 405 with Allow."""
@@ -110,12 +116,14 @@ class App:
     def admit(self, route: Route, request: Request) -> None:
         """Raises HttpError when the caller may not ask this."""
         request.refuse_twins()
-        if self.service.loopback:
-            check_host(request.headers)
+        service = self.service
+        if service.loopback or service.hosts:
+            check_host(request.headers, service.hosts)
         if route.method == "POST":
             check_origin(request.headers)
-        if self.service.keys is not None and not route.open:
-            self.service.keys.check(request.headers)
+        if service.keys is not None and not route.open:
+            client = request.scope.get("client")
+            request.key = service.keys.check(request.headers, route.scope, client[0] if client else "")
 
 
 CLOSING = ((b"connection", b"close"),)

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from budwood.serving.errors import HttpError
+from budwood.serving.keys import Key
 from budwood.serving.limits import Limits
 from budwood.serving.model import Model
 
@@ -42,7 +43,7 @@ class Response:
 class Request:
     """One HTTP request. `model` is set by the handler that finds it; errors and figures then carry its name."""
 
-    __slots__ = ("headers", "id", "model", "parameters", "path", "receive", "reserved", "scope")
+    __slots__ = ("headers", "id", "key", "model", "parameters", "path", "receive", "reserved", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, model: Model, ids: Iterator[bytes]) -> None:
         self.scope = scope
@@ -51,6 +52,8 @@ class Request:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.parameters: dict[str, str] = {}
         self.model = model
+        self.key: Key | None = None
+        """The caller's key, where keys are needed."""
         self.reserved = 0
         given = self.headers.get(b"x-request-id")
         # The caller's id is kept when it is harmless in logs and headers.

@@ -40,12 +40,13 @@ OPENAI = {
 REASONS = {
     400: "Not an HTTP request, or not JSON",
     401: "No key, or an unknown one",
-    403: "Sent by the page of another site",
+    403: "Sent by the page of another site, or with a key that is good for less",
     404: "No such model",
     408: "The request came too slowly",
     413: "Too long",
     415: "Not application/json",
     422: "Well-formed, but invalid; the field is named",
+    429: "The key asks too often, or too many wrong keys came from this address; see Retry-After",
     431: "The headers are too long",
     503: "Busy or stopping; see Retry-After",
     504: "Not answered in time",
@@ -137,7 +138,8 @@ def content(route: Route) -> dict[str, Any]:
 
 def failures(route: Route, guarded: bool) -> dict[str, Any]:
     statuses = [400, 431]
-    statuses += [401] if guarded and not route.open else []
+    statuses += [401, 429] if guarded and not route.open else []
+    statuses += [403] if guarded and route.scope != "predict" and not route.infers else []
     statuses += [403, 408, 413, 415, 422, 503, 504] if route.infers else []
     statuses += [503] if route.path.endswith(("ready", "/readyz", "/ping")) else []
     statuses += [404] if "{" in route.path or route.shape in WRITING else []

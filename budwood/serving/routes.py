@@ -6,6 +6,7 @@ from typing import Literal
 
 from budwood.serving import completions, drawing, inference_protocol, information, predict
 from budwood.serving.http import Request, Response
+from budwood.serving.keys import Scope
 from budwood.serving.service import Service
 
 __all__ = ["ROUTES", "Handler", "Route"]
@@ -25,6 +26,8 @@ class Route:
     """What goes in (of a POST) and what comes out, for the OpenAPI document."""
     open: bool = False
     """Whether it answers without a key. Such a route tells nothing of the models."""
+    scope: Scope = "predict"
+    """What a key must be good for: `admin` for what shows training rows, all callers' figures, or what others sent."""
 
     @property
     def infers(self) -> bool:
@@ -33,6 +36,7 @@ class Route:
 
 V2_MODEL = "/v2/models/{name}"
 V2_VERSION = "/v2/models/{name}/versions/{version}"
+REPORT = "/models/{name}/report"
 
 ROUTES = (
     Route("POST", "/predict", predict.predict, "Answer one input, or a list of inputs", "predict"),
@@ -54,9 +58,9 @@ ROUTES = (
     Route("GET", "/livez", information.live, "Whether the process runs", open=True),
     Route("GET", "/readyz", information.ready, "Whether requests are answered", open=True),
     Route("GET", "/ping", information.ready, "The same, where SageMaker looks for it", open=True),
-    Route("GET", "/metrics", information.metrics, "Figures in the Prometheus text format", "text"),
+    Route("GET", "/metrics", information.metrics, "Figures in the Prometheus text format", "text", scope="admin"),
     Route("GET", "/stats", information.stats, "Live figures over the last ten seconds"),
-    Route("GET", "/models/{name}/report", information.report, "What was measured of a model, as a page", "html"),
+    Route("GET", REPORT, information.report, "What was measured of a model, as a page", "html", scope="admin"),
     Route("GET", "/openapi.json", information.openapi, "This document"),
     Route("GET", "/", information.page, "The page to try the model on", "html", open=True),
     Route("GET", "/docs", information.page, "The page that shows this document", "html", open=True),

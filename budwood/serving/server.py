@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +16,11 @@ from types import TracebackType
 from typing import Literal, Self
 
 from budwood.core.errors import UsageError
-from budwood.serving.auth import Keys, check_binding
+from budwood.serving.auth import Keys, check_binding, checked_hosts
 from budwood.serving.limits import Limits
 from budwood.serving.metrics import allocate
 from budwood.serving.model import Served
+from budwood.serving.rates import allocate_rates
 from budwood.serving.supervisor import Supervisor
 from budwood.serving.worker import Plan, event_loop, run
 
@@ -39,6 +40,8 @@ def serve(
     keys: Path | None = None,
     max_queue: int = 100,
     limits: Limits | None = None,
+    hosts: Collection[str] = (),
+    access_log: bool = False,
     on_ready: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Answer requests until SIGTERM; then accepted requests finish, new ones get 503, and it returns.
@@ -51,6 +54,9 @@ def serve(
         keys: the file of API keys. Needed when `host` is not loopback.
         max_queue: while so many inputs wait, over all workers, a request is refused.
         limits: all other limits.
+        hosts: names that are accepted as Host, beside those of this machine. On loopback no others are; on another
+            address all are unless some are named.
+        access_log: write a JSON line for each request to standard error.
 
     Raises:
         UsageError: a parameter is off, or the port is taken.
@@ -58,6 +64,7 @@ def serve(
         KeyboardInterrupt: Ctrl-C, after the accepted requests are answered.
     """
     plan = make_plan(entries, host, workers, runtime, keys, max_queue, limits)
+    plan = replace(plan, hosts=checked_hosts(hosts), access_log=access_log)
     listeners = bind(host, port, plan.workers)
     url = address(host, listeners[0])
     received = Supervisor(plan, listeners, allocate(plan.layout), lambda: on_ready(url)).run()
@@ -74,9 +81,12 @@ def start(
     keys: Path | None = None,
     max_queue: int = 100,
     limits: Limits | None = None,
+    hosts: Collection[str] = (),
+    access_log: bool = False,
 ) -> "Handle":
     """The same server with one worker in a thread of this process; returns when ready, raises as `serve` does."""
     plan = make_plan(entries, host, 1, runtime, keys, max_queue, limits)
+    plan = replace(plan, hosts=checked_hosts(hosts), access_log=access_log)
     models = plan.open()
     (listener,) = bind(host, port, 1)
     loop, stop, ready = event_loop(), asyncio.Event(), threading.Event()
@@ -149,7 +159,8 @@ def make_plan(
     if count < 1:
         raise UsageError(f"{count} workers cannot answer", where="--workers", fix="--workers 1, or auto")
     every = replace(limits or Limits(), queue=max_queue)
-    return Plan(tuple(entries), host, count, max(1, cores // count), runtime, keys, every)
+    rates = allocate_rates() if keys is not None else None
+    return Plan(tuple(entries), host, count, max(1, cores // count), runtime, keys, every, rates=rates)
 
 
 def usable_cores() -> int:

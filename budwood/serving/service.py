@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from budwood.core.errors import DataError
 from budwood.core.task import Row
+from budwood.serving.access import Access
 from budwood.serving.auth import Keys
 from budwood.serving.batch import Answered, Batcher, Failed
 from budwood.serving.desk import Desk, Wanted, complete
@@ -33,7 +34,11 @@ class Service:
     limits: Limits
     keys: Keys | None = None
     loopback: bool = True
-    """Whether only names of this machine are accepted as Host."""
+    """Whether only names of this machine, and those in `hosts`, are accepted as Host."""
+    hosts: frozenset[str] = frozenset()
+    """Further names that are accepted as Host; where there are any, all others are refused on every address."""
+    access: Access | None = None
+    """Where each request is noted, if that is asked for."""
     ready: bool = True
     draining: bool = False
     pages: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Who may ask: keys, Host, Origin, and the inventory of all routes with and without a key."""
+"""Who may ask: keys, Host, Origin, and the inventory of all routes with no key, a user's and an admin's."""
 
 import hashlib
 import subprocess
@@ -18,13 +18,18 @@ from budwood.serving.server import Handle
 
 OPEN = {"/livez", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready", "/", "/docs"}
 """The routes that answer anybody, written out so that a new one is a decision."""
+ADMIN = {"/metrics", "/models/{name}/report"}
+"""The routes that need a key with the scope admin, written out for the same reason."""
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Handle, str, Path]]:
+    """A server with two keys; the admin's is in a file."""
     folder = tmp_path_factory.mktemp("guarded")
     key = create_key(folder / "keys", "alice")
-    with served.start_null(folder / "bundle", keys=folder / "keys") as handle:
+    (folder / "admin").write_text(create_key(folder / "keys", "root", "admin"))
+    with pytest.MonkeyPatch.context() as patch, served.start_null(folder / "bundle", keys=folder / "keys") as handle:
+        patch.setattr("budwood.serving.keys.FAILURES_PER_MINUTE", 100_000)
         yield handle, key, folder / "keys"
 
 
@@ -38,12 +43,15 @@ def ask(url: str, route: Route, headers: dict[str, str]) -> httpx.Response:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
-def test_every_route_with_and_without_a_key(guarded: tuple[Handle, str, Path], route: Route) -> None:
-    handle, key, _ = guarded
+def test_every_route_with_no_key_a_users_and_an_admins(guarded: tuple[Handle, str, Path], route: Route) -> None:
+    handle, key, path = guarded
     # This server has no model that writes or draws.
     known = 404 if route.shape in ("completion", "chat", "drawing") else 200
-    assert ask(handle.url, route, {"authorization": f"Bearer {key}"}).status_code == known
-    assert ask(handle.url, route, {"x-api-key": key}).status_code == known
+    admin = (path.parent / "admin").read_text()
+    assert ask(handle.url, route, {"authorization": f"Bearer {admin}"}).status_code == known
+    allowed = 403 if route.path in ADMIN else known
+    assert ask(handle.url, route, {"authorization": f"Bearer {key}"}).status_code == allowed
+    assert ask(handle.url, route, {"x-api-key": key}).status_code == allowed
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {key}"}, {"x-api-key": key[:-1]}):
         reply = ask(handle.url, route, headers)
         assert reply.status_code == (200 if route.path in OPEN else 401)

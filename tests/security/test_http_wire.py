@@ -323,4 +323,5 @@ def test_log_lines_cannot_be_forged() -> None:
     line = JsonLines(3).format(record)
     assert line.isascii()
     assert not set(line) & {"\n", "\r", "\x1b"}
-    assert json.loads(line)["message"] == text
+    assert len(line) < 5_000
+    assert json.loads(line)["message"].startswith(text[:3000])

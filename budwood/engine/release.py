@@ -18,7 +18,7 @@ from budwood.engine.graft import copy_files, data_record
 from budwood.engine.machine import Energy, describe
 from budwood.engine.measure import Scores
 from budwood.engine.predictor import task_of
-from budwood.engine.reference import statistics
+from budwood.engine.reference import looked_at, statistics
 from budwood.engine.report_facts import Outcome, outcome_of
 from budwood.engine.report_page import report_page
 from budwood.engine.report_plots import Compared, Progressed, draw_pictures
@@ -95,7 +95,10 @@ def described(
     calibration: Mapping[str, float],
 ) -> Draft:
     """The draft of the same model with what was measured on the test rows."""
-    statement = statistics(task_of(bundle), splits.train.rows, scores.answers)
+    least = float(calibration.get("threshold", 0.0))
+    statement = statistics(task_of(bundle), splits.train.rows, scores.answers, least_score=least)
+    looked = looked_at(bundle, splits.test.rows)
+    statement |= looked | {"samples": statement["samples"] | looked.get("samples", {})}
     return bundle.draft(
         "describe",
         data=data_record(splits),  # the last fit may have learnt from train and validation rows together

@@ -12,6 +12,7 @@ from ctypes import Array, c_double
 from dataclasses import dataclass
 from typing import Any
 
+from budwood.serving import recent
 from budwood.serving.slots import Described, Layout, Slots, allocate, read_slot
 
 __all__ = ["Board", "Described", "Layout", "Metrics", "Seen", "allocate", "make_layout"]
@@ -44,9 +45,21 @@ LIVE_FIRST, LIVE_RATIO = 1e-4, 1.12
 """The live histogram's buckets: the first ends at 0.1 ms, each further one 12 % later, the last at 180 s."""
 
 
-SHARED = {"batches": len(SIZES) + 2}
+CONFIDENCES = tuple(i / 10 for i in range(1, 11))
+"""Upper bounds of the histogram of the best score."""
+EDGES = 9
+"""The most upper bounds of the histogram of numbers; each model has its own."""
+SHARED = {"batches": len(SIZES) + 2, "keys": recent.KEYS.cells}
 """Cells of figures of a whole worker. A histogram has a cell for each bound, one for the rest and one for the sum."""
-FIGURES = {"statuses": len(STATUSES), "durations": len(DURATIONS) + 2, "live": SECONDS * (LIVE_BUCKETS + 1)}
+FIGURES = {
+    "statuses": len(STATUSES),
+    "durations": len(DURATIONS) + 2,
+    "live": SECONDS * (LIVE_BUCKETS + 1),
+    "confidences": len(CONFIDENCES) + 2,
+    "values": EDGES + 2,
+    "answers": recent.ANSWERS.cells,
+    "insights": recent.INSIGHTS.cells,
+}
 """Cells of the figures of one version of a model in one worker."""
 
 
@@ -230,7 +243,7 @@ class Board:
         return counts
 
     def live(self, of: Seen | None = None) -> dict[str, Any]:
-        """The last ten whole seconds: requests a second, p50 and p95 in milliseconds (None without requests).
+        """The last ten whole seconds: requests a second, p50, p95 and p99 in milliseconds (None without requests).
 
         `of` one version, or of all together.
         """
@@ -253,6 +266,7 @@ class Board:
             "per_second": per_second,
             "p50_ms": quantile_ms(counts, 0.5),
             "p95_ms": quantile_ms(counts, 0.95),
+            "p99_ms": quantile_ms(counts, 0.99),
             "queue_depth": int(self.scalar("queue_depth")),
             "workers_ready": int(self.scalar("workers_ready")),
         }

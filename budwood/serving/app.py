@@ -7,37 +7,23 @@ import json
 import logging
 import time
 from dataclasses import dataclass
-from importlib.resources import files
 
 from budwood.serving.auth import check_host, check_origin
 from budwood.serving.errors import HttpError, dialect_of, render
 from budwood.serving.http import Disconnected, Receive, Request, Response, Scope, Send, request_ids, send_response
 from budwood.serving.openapi import document
+from budwood.serving.pages import static_file
 from budwood.serving.routes import ROUTES, Route
 from budwood.serving.service import Service
 
-__all__ = ["App", "pages"]
+__all__ = ["App"]
 
 logger = logging.getLogger("budwood.serving")
 
 EXACT: dict[tuple[str, str], Route] = {(route.method, route.path): route for route in ROUTES if "{" not in route.path}
 PATTERNS = [(route, route.path.split("/")) for route in ROUTES if "{" in route.path]
-STATIC = Route("GET", "/static", EXACT["GET", "/"].handler, "A file of the pages", "html", open=True)
+STATIC = Route("GET", "/static", static_file, "A file of the pages", "html", open=True)
 """The pages' own files; they are found in the service's pages."""
-FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/docs": ("docs.html", "text/html; charset=utf-8"),
-    "/static/page.js": ("static/page.js", "text/javascript; charset=utf-8"),
-    "/static/docs.js": ("static/docs.js", "text/javascript; charset=utf-8"),
-    "/static/page.css": ("static/page.css", "text/css; charset=utf-8"),
-    "/favicon.ico": ("static/icon.svg", "image/svg+xml"),
-}
-
-
-def pages() -> dict[str, tuple[bytes, bytes]]:
-    """The static files: path to content type and body."""
-    folder = files("budwood").joinpath("web")
-    return {path: (kind.encode(), folder.joinpath(name).read_bytes()) for path, (name, kind) in FILES.items()}
 
 
 @dataclass

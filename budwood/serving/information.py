@@ -9,7 +9,7 @@ from budwood.serving.http import Request, Response
 from budwood.serving.model import Model
 from budwood.serving.service import Service
 
-__all__ = ["PAGE_HEADERS", "figures", "live", "metrics", "models", "openapi", "page", "ready", "report", "stats"]
+__all__ = ["PAGE_HEADERS", "figures", "live", "metrics", "models", "openapi", "ready", "report", "stats"]
 
 PAGE_HEADERS = (
     (
@@ -97,9 +97,3 @@ async def report(service: Service, request: Request) -> Response:
     if not request.model.report:
         raise HttpError(404, "this model has no report: its bundle was made without one")
     return Response(request.model.report, content_type=b"text/html; charset=utf-8", headers=REPORT_HEADERS)
-
-
-async def page(service: Service, request: Request) -> Response:
-    """A static file; it holds nothing of the models, its script asks for that."""
-    kind, body = service.pages[request.path]
-    return Response(body, content_type=kind, headers=PAGE_HEADERS)

@@ -56,7 +56,7 @@ REASONS = {
 def document(models: Sequence[Model], limits: Limits, guarded: bool) -> dict[str, Any]:
     """The whole document. `guarded` says whether keys are needed."""
     paths: dict[str, Any] = {}
-    for route in ROUTES:
+    for route in (route for route in ROUTES if route.shape != "part"):
         paths.setdefault(route.path, {})[route.method.lower()] = operation(route, models, guarded)
     keys = {"bearer": {"type": "http", "scheme": "bearer"}, "header": KEY_HEADER} if guarded else {}
     return {

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from budwood.serving import completions, drawing, inference_protocol, information, predict
+from budwood.serving import completions, drawing, inference_protocol, information, pages, predict
 from budwood.serving.http import Request, Response
 from budwood.serving.keys import Scope
 from budwood.serving.service import Service
@@ -12,7 +12,7 @@ from budwood.serving.service import Service
 __all__ = ["ROUTES", "Handler", "Route"]
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
-Shape = Literal["predict", "drawing", "infer", "completion", "chat", "json", "text", "html"]
+Shape = Literal["predict", "drawing", "infer", "completion", "chat", "json", "text", "html", "part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Route:
     handler: Handler
     summary: str
     shape: Shape = "json"
-    """What goes in (of a POST) and what comes out, for the OpenAPI document."""
+    """What goes in (of a POST) and what comes out, for the OpenAPI document, which leaves out the parts of pages."""
     open: bool = False
     """Whether it answers without a key. Such a route tells nothing of the models."""
     scope: Scope = "predict"
@@ -62,6 +62,12 @@ ROUTES = (
     Route("GET", "/stats", information.stats, "Live figures over the last ten seconds"),
     Route("GET", REPORT, information.report, "What was measured of a model, as a page", "html", scope="admin"),
     Route("GET", "/openapi.json", information.openapi, "This document"),
-    Route("GET", "/", information.page, "The page to try the model on", "html", open=True),
-    Route("GET", "/docs", information.page, "The page that shows this document", "html", open=True),
+    Route("GET", "/", pages.shell, "The page to try the models on", "html", open=True),
+    Route("GET", "/write", pages.shell, "The page that compares what models write", "html", open=True),
+    Route("GET", "/live", pages.shell, "The page of live figures", "html", open=True),
+    Route("GET", "/docs", pages.shell, "The page that shows this document", "html", open=True),
+    Route("GET", "/page/models", pages.models_part, "The models, for the pages", "part"),
+    Route("GET", "/page/try", pages.try_part, "The playground of a model, for the pages", "part"),
+    Route("GET", "/page/write", pages.write_part, "The models that write, for the pages", "part"),
+    Route("GET", "/page/live", pages.live_part, "Live figures, for the pages", "part"),
 )

@@ -47,7 +47,10 @@ class Service:
     """The OpenAPI document."""
 
     def find(self, name: str, version: str | None = None) -> Model:
-        """A model by name, the first of its versions unless one is named. Raises HttpError 404."""
+        """A model by name, or by `name:version`, the first of its versions unless one is named. Raises HttpError 404."""
+        if version is None:
+            name, _, named = name.partition(":")
+            version = named or None
         for model in self.models:
             if model.name == name and version in (None, model.version):
                 return model

@@ -21,13 +21,14 @@ from uvicorn.server import ServerState
 
 from budwood.core.errors import BudwoodError
 from budwood.serving.access import Access
-from budwood.serving.app import App, pages
+from budwood.serving.app import App
 from budwood.serving.auth import Keys, is_loopback
 from budwood.serving.batch import Batcher
 from budwood.serving.desk import Desk
 from budwood.serving.limits import Limits
 from budwood.serving.metrics import Board, Layout, Metrics, make_layout
 from budwood.serving.model import Model, Served, describe, first_line, open_model
+from budwood.serving.pages import static_files
 from budwood.serving.protocol import LimitedProtocol, sweep
 from budwood.serving.rates import Rates
 from budwood.serving.service import Service
@@ -157,7 +158,7 @@ async def run(
     keys = Keys(plan.keys, Rates(plan.rates)) if plan.keys else None
     board = Board(plan.layout, memory)
     desk = Desk(loop, limits, plan.runners, metrics)
-    service = Service(models, batcher, desk, metrics, board, limits, keys, is_loopback(plan.host), pages=pages())
+    service = Service(models, batcher, desk, metrics, board, limits, keys, is_loopback(plan.host), pages=static_files())
     service.hosts, service.access = plan.hosts, Access(number) if plan.access_log else None
     config = uvicorn.Config(
         App(service),

@@ -1,17 +1,10 @@
 // Shows openapi.json. Everything from the server is put in as text, never as markup.
-"use strict";
-
-const byId = (id) => document.getElementById(id);
-
-function element(name, text, ...children) {
-  const made = document.createElement(name);
-  if (text) made.textContent = text;
-  made.append(...children);
-  return made;
-}
+import { ask, byId, element, fail, headers } from "./common.js";
 
 function json(value) {
-  return element("pre", "", element("code", JSON.stringify(value, null, 2)));
+  const made = element("pre", "", element("code", JSON.stringify(value, null, 2)));
+  made.tabIndex = 0; // so that the keyboard can scroll it
+  return made;
 }
 
 function route(method, path, operation) {
@@ -46,21 +39,15 @@ function showDocument(document_) {
 }
 
 async function load() {
-  const key = byId("key").value.trim();
   try {
-    const reply = await fetch("/openapi.json", { headers: key ? { authorization: `Bearer ${key}` } : {} });
-    byId("key-row").hidden = reply.status !== 401;
-    byId("error").hidden = reply.ok || !key;
-    byId("error").textContent = reply.ok ? "" : "This key is not known.";
-    if (reply.ok) showDocument(await reply.json());
-  } catch (error) {
-    byId("error").hidden = false;
-    byId("error").textContent = "The server does not answer.";
+    const reply = await fetch("/openapi.json", { headers: headers() });
+    if (reply.status === 401) return ask(true);
+    byId("key-row").hidden = true;
+    showDocument(await reply.json());
+  } catch {
+    fail("The server does not answer.");
   }
 }
 
-byId("key-row").addEventListener("submit", (event) => {
-  event.preventDefault();
-  load();
-});
+document.body.addEventListener("keyed", load);
 load();

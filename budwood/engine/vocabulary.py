@@ -7,11 +7,13 @@ of its own (GPT-2), its end token stands before a document as well.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from budwood.core.errors import BundleError, DataError
 from budwood.core.task import Row
+from budwood.engine.token_text import TokenTexts
 from budwood.engine.tokenizer_file import read_tokenizer
 
 __all__ = ["Document", "Vocabulary"]
@@ -87,6 +89,11 @@ class Vocabulary:
     @property
     def size(self) -> int:
         return int(self.tokenizer.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def texts(self) -> TokenTexts:
+        """What each token spells."""
+        return TokenTexts(self.tokenizer)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The ids of a conversation up to where the assistant answers. Raises DataError for an unknown role."""

@@ -5,32 +5,26 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from budwood.engine.decoding import Piece, Sampling
+from budwood import __version__
+from budwood.engine.decoding import Chosen, Piece, Sampling
+from budwood.engine.generator import Completion
+from budwood.engine.token_text import TokenTexts
 from budwood.serving import strict_json
 from budwood.serving.desk import Begun, Wanted, attended, complete
 from budwood.serving.errors import HttpError, render
 from budwood.serving.http import Disconnected, Request, Response
 from budwood.serving.model import Model
 from budwood.serving.service import Service
+from budwood.serving.token_logs import chat_logs, text_logs
+from budwood.serving.writing_options import Extra, extra, token_prompts
 
 __all__ = ["chat", "completions"]
 
-OPTIONS = tuple(field.name for field in fields(Sampling))
-UNSUPPORTED: Mapping[str, Any] = {
-    "best_of": 1,
-    "echo": False,
-    "frequency_penalty": 0,
-    "logit_bias": {},
-    "logprobs": False,
-    "presence_penalty": 0,
-    "suffix": "",
-    "tools": [],
-}
-"""Fields of OpenAI's that are accepted with the value that changes nothing."""
+OPTIONS = tuple(field.name for field in fields(Sampling) if field.name not in ("alternatives", "logit_bias"))
 REASONS = {"stop": "stop", "length": "length", "deadline": "length", "cancelled": "length"}
 """Why a text ended, in OpenAI's words: one that was cut by the clock has reached a limit of length, too."""
 
@@ -51,9 +45,11 @@ class Asked:
 
     wanted: Wanted
     chat: bool
-    stream: bool
-    usage: bool
-    """Whether a stream ends with the counts of tokens."""
+    more: Extra
+    texts: TokenTexts
+    """What the tokens of the model spell."""
+    echoed: Sequence[str]
+    """What stands before each text: its prompt where that is asked for, else nothing."""
     head: Mapping[str, Any]
     """What every object of the answer begins with."""
 
@@ -71,26 +67,44 @@ async def read(service: Service, request: Request, main: str) -> Asked:
     # OpenAI's clients send null for what was not set.
     given = {name: item for name, item in value.items() if item is not None}
     request.model = writer(service, given.pop("model", None))
-    n, stream, usage = sizes(given, service.limits.texts)
-    refuse_unsupported(given)
-    if "max_completion_tokens" in given:
-        given["max_tokens"] = given.pop("max_completion_tokens")
+    await service.open(request)
+    model = request.model
+    assert model.generator is not None
+    vocabulary, is_chat = model.generator.vocabulary, main == "messages"
+    more = extra(given, service.limits.texts, vocabulary.size, chat=is_chat)
     if main not in given:
         raise HttpError(422, f"{main} is missing", field=main)
     asked = given.pop(main)
     unknown = [name for name in given if name not in OPTIONS]
     if unknown:
         raise HttpError(422, f"unknown field {unknown[0][:50]!r}", field=unknown[0][:50])
-    items = [{"messages": messages(asked)}] if main == "messages" else [{"text": text} for text in prompts(asked)]
-    wanted = Wanted.of([parse(service, request.model, item | given, main) for item in items], n)
-    kind, prefix = ("chat.completion", "chatcmpl") if main == "messages" else ("text_completion", "cmpl")
-    head = {
+    ids = None if is_chat else token_prompts(asked, vocabulary.size, service.limits.text_characters)
+    if is_chat:
+        rows = [parse(service, model, {"messages": messages(asked)} | given, main)]
+    elif ids is None:
+        rows = [parse(service, model, {"text": text} | given, main) for text in prompts(asked)]
+    else:
+        row = parse(service, model, {"text": ""} | given, main)
+        rows = [row | {"text": each} for each in ids]
+    changes = {"alternatives": more.alternatives, "logit_bias": more.bias}
+    rows = [row | {"options": replace(row["options"], **changes)} for row in rows]
+    echoed = [""] * len(rows)
+    if more.echo:
+        echoed = prompts(asked) if ids is None else [vocabulary.decode(each) for each in ids]
+    head = head_of(request, model, more.stream, is_chat)
+    return Asked(Wanted.of(rows, more.n), is_chat, more, vocabulary.texts, echoed, head)
+
+
+def head_of(request: Request, model: Model, stream: bool, is_chat: bool) -> dict[str, Any]:
+    kind, prefix = ("chat.completion", "chatcmpl") if is_chat else ("text_completion", "cmpl")
+    return {
         "id": f"{prefix}-{request.id.decode()}",
-        "object": f"{kind}.chunk" if stream and main == "messages" else kind,
+        "object": f"{kind}.chunk" if stream and is_chat else kind,
         "created": int(time.time()),
-        "model": request.model.name,
+        "model": model.name,
+        # Equal requests with equal seeds may differ when it does.
+        "system_fingerprint": f"budwood-{__version__}-{model.name}-{model.version}",
     }
-    return Asked(wanted, main == "messages", stream, usage, head)
 
 
 def writer(service: Service, name: Any) -> Model:
@@ -109,36 +123,10 @@ def writer(service: Service, name: Any) -> Model:
     return model
 
 
-def sizes(given: dict[str, Any], most: int) -> tuple[int, bool, bool]:
-    """`n`, `stream` and whether a stream ends with the usage, taken out of the fields. Raises HttpError 422."""
-    n, stream = given.pop("n", 1), given.pop("stream", False)
-    options = given.pop("stream_options", {})
-    if isinstance(n, float) and n.is_integer():  # JSON knows one kind of number
-        n = int(n)
-    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= most:
-        raise HttpError(422, f"n must be a whole number from 1 to {most}", field="n")
-    if not isinstance(stream, bool):
-        raise HttpError(422, "stream must be true or false", field="stream")
-    usage = options.get("include_usage", False) if isinstance(options, dict) else None
-    if not isinstance(usage, bool) or set(options) - {"include_usage"}:
-        raise HttpError(422, 'stream_options is {"include_usage": true} or false', field="stream_options")
-    return n, stream, usage
-
-
-def refuse_unsupported(given: dict[str, Any]) -> None:
-    """Take out what changes nothing. Raises HttpError 422 for what would, and is not built."""
-    user = given.pop("user", "")
-    if not isinstance(user, str):
-        raise HttpError(422, "user must be a string", field="user")
-    for name, neutral in UNSUPPORTED.items():
-        if given.pop(name, neutral) != neutral:
-            raise HttpError(422, f"{name} is not supported here; leave it out", field=name)
-
-
 def prompts(asked: Any) -> list[str]:
     texts = [asked] if isinstance(asked, str) else asked
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise HttpError(422, "prompt must be a text or a list of texts", field="prompt")
+        raise HttpError(422, "prompt must be a text, a list of texts, or token ids", field="prompt")
     return texts
 
 
@@ -168,7 +156,7 @@ def parse(service: Service, model: Model, item: dict[str, Any], main: str) -> An
 
 
 async def respond(service: Service, request: Request, asked: Asked) -> Response:
-    if asked.stream:
+    if asked.more.stream:
         events = stream(service, request, asked)
         # What is refused, is refused with a status: the answer begins with the first event.
         first = await anext(events, None)
@@ -176,18 +164,34 @@ async def respond(service: Service, request: Request, asked: Asked) -> Response:
             raise Disconnected
         return Response(b"", content_type=b"text/event-stream; charset=utf-8", stream=joined(first, events))
     found = await complete(service.desk, request, asked.wanted)
-    choices = [choice(asked, at, item.text, item.finish) for at, item in enumerate(found)]
+    choices = [choice(asked, at, item) for at, item in enumerate(found)]
     body = {**asked.head, "choices": choices}
-    read_tokens = sum(item.prompt_tokens for item in found[:: asked.wanted.n])
+    read_tokens = sum(item.prompt_tokens for item in found[:: asked.more.n])
     body["usage"] = counts(read_tokens, sum(item.tokens for item in found))
     if any(item.cut for item in found):
         body["truncated"] = True
     return Response(json.dumps(body).encode())
 
 
-def choice(asked: Asked, at: int, text: str, finish: str) -> dict[str, Any]:
-    written = {"message": {"role": "assistant", "content": text, "refusal": None}} if asked.chat else {"text": text}
-    return {"index": at, **written, "logprobs": None, "finish_reason": REASONS[finish]}
+def choice(asked: Asked, at: int, found: Completion) -> dict[str, Any]:
+    if asked.chat:
+        written: dict[str, Any] = {"message": {"role": "assistant", "content": found.text, "refusal": None}}
+    else:
+        written = {"text": before(asked, at) + found.text}
+    logs = logprobs(asked, at, found.chosen)
+    return {"index": at, **written, "logprobs": logs, "finish_reason": REASONS[found.finish]}
+
+
+def before(asked: Asked, at: int) -> str:
+    """What is echoed before text number `at`."""
+    return asked.echoed[at // asked.more.n]
+
+
+def logprobs(asked: Asked, at: int, chosen: Sequence[Chosen]) -> dict[str, Any] | None:
+    """The log-probabilities of tokens of text number `at`; None where they are not asked for."""
+    if asked.more.alternatives is None:
+        return None
+    return chat_logs(chosen, asked.texts) if asked.chat else text_logs(chosen, asked.texts, len(before(asked, at)))
 
 
 def counts(prompt: int, written: int) -> dict[str, int]:
@@ -208,12 +212,11 @@ async def stream(service: Service, request: Request, asked: Asked) -> AsyncItera
             async for event in job:
                 if isinstance(event, Begun):
                     begun = event
-                    if asked.chat:
-                        for at in range(asked.wanted.texts):
-                            yield chunk(asked, [delta(at, {"role": "assistant", "content": ""})])
-                            sent = True
+                    found = openings(asked)
                 else:
-                    yield b"".join(chunk(asked, [item]) for item in parts(asked, event))
+                    found = parts(asked, event)
+                if found:
+                    yield b"".join(chunk(asked, [item]) for item in found)
                     sent = True
         except HttpError as error:
             if not sent:
@@ -221,23 +224,42 @@ async def stream(service: Service, request: Request, asked: Asked) -> AsyncItera
             yield b"data: " + render(error, "openai", request.id.decode())[1] + b"\n\n"
             return
         if not job.stopped.is_set():
-            if asked.usage:
+            if asked.more.usage:
                 yield chunk(asked, [], usage=counts(begun.prompt_tokens, job.tokens))
             yield b"data: [DONE]\n\n"
+
+
+def openings(asked: Asked) -> list[dict[str, Any]]:
+    """What comes before all text: in a chat the role, in an echo the prompt."""
+    every = range(asked.wanted.texts)
+    if asked.chat:
+        return [delta(at, {"role": "assistant", "content": ""}) for at in every]
+    return [text_part(at, before(asked, at)) for at in every if before(asked, at)]
 
 
 def parts(asked: Asked, piece: Piece) -> list[dict[str, Any]]:
     """The choices that one piece makes: in a chat the reason comes by itself, after the text."""
     reason = REASONS[piece.finish] if piece.finish else None
+    logs = logprobs(asked, piece.index, piece.chosen) if piece.chosen else None
     if not asked.chat:
-        return [{"index": piece.index, "text": piece.text, "logprobs": None, "finish_reason": reason}]
-    found = [delta(piece.index, {"content": piece.text})] if piece.text else []
-    return found + ([delta(piece.index, {}, reason)] if reason else [])
+        return [text_part(piece.index, piece.text, logs, reason)]
+    found = [delta(piece.index, {"content": piece.text}, logs)] if piece.text or logs else []
+    return found + ([delta(piece.index, {}, None, reason)] if reason else [])
 
 
-def delta(at: int, content: Mapping[str, Any], reason: str | None = None) -> dict[str, Any]:
-    return {"index": at, "delta": dict(content), "logprobs": None, "finish_reason": reason}
+Logs = dict[str, Any] | None
 
 
-def chunk(asked: Asked, choices: list[dict[str, Any]], **usage: Any) -> bytes:
-    return b"data: " + json.dumps({**asked.head, "choices": choices, **usage}).encode() + b"\n\n"
+def text_part(at: int, text: str, logs: Logs = None, reason: str | None = None) -> dict[str, Any]:
+    return {"index": at, "text": text, "logprobs": logs, "finish_reason": reason}
+
+
+def delta(at: int, content: Mapping[str, Any], logs: Logs = None, reason: str | None = None) -> dict[str, Any]:
+    return {"index": at, "delta": dict(content), "logprobs": logs, "finish_reason": reason}
+
+
+def chunk(asked: Asked, choices: list[dict[str, Any]], usage: Mapping[str, int] | None = None) -> bytes:
+    event = {**asked.head, "choices": choices}
+    if asked.more.usage:
+        event["usage"] = usage  # null but in the last one
+    return b"data: " + json.dumps(event).encode() + b"\n\n"

@@ -7,7 +7,7 @@ from budwood import __version__
 from budwood.serving.limits import Limits
 from budwood.serving.model import Model
 from budwood.serving.routes import ROUTES, Route
-from budwood.serving.writing_schemas import COMPLETION_ANSWER, MESSAGES, PROMPT, writing_request
+from budwood.serving.writing_schemas import COMPLETION_ANSWER, chat_request, completion_request
 
 __all__ = ["document"]
 
@@ -174,13 +174,18 @@ def schemas(models: Sequence[Model], limits: Limits) -> dict[str, Any]:
         "DrawingRequest": {"$ref": "#/components/schemas/Row"},
         "InferRequest": infer_request(models, limits),
         "InferAnswer": INFER_ANSWER,
-        "CompletionRequest": writing_request({"prompt": PROMPT}, limits),
-        "ChatRequest": writing_request({"messages": MESSAGES}, limits),
+        "CompletionRequest": completion_request(limits, smallest_vocabulary(models)),
+        "ChatRequest": chat_request(limits, smallest_vocabulary(models)),
         "CompletionAnswer": COMPLETION_ANSWER,
         "Problem": PROBLEM,
         "PlainError": PLAIN,
         "OpenAIError": OPENAI,
     }
+
+
+def smallest_vocabulary(models: Sequence[Model]) -> int:
+    """The tokens that all models have that write."""
+    return min((model.generator.vocabulary.size for model in models if model.generator), default=1)
 
 
 def strict(properties: dict[str, Any], optional: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Writing over HTTP: OpenAI's shapes, streams, and a desk whose room, time and patience are limited."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +25,11 @@ from budwood.engine.generator import Generator
 from budwood.serving.limits import Limits
 from budwood.serving.model import Served
 from budwood.serving.server import Handle, start
+from budwood.serving.writing_schemas import up_to
 
 LONG = {"prompt": "Once", "max_tokens": 100_000, "min_tokens": 100_000}
 """More tokens than any test waits for."""
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
 
 
 @pytest.fixture(scope="module")
@@ -125,14 +128,29 @@ def test_a_stop_string_ends_the_text(client: httpx.Client) -> None:
     ("path", "body", "status", "field"),
     [
         ("/v1/completions", {}, 422, "prompt"),
-        ("/v1/completions", {"prompt": [1, 2]}, 422, "prompt"),
+        ("/v1/completions", {"prompt": [1, "x"]}, 422, "prompt"),
+        ("/v1/completions", {"prompt": [1, 10_000_000]}, 422, "prompt"),
+        ("/v1/completions", {"prompt": [[1], []]}, 422, "prompt"),
+        ("/v1/completions", {"prompt": [True]}, 422, "prompt"),
+        ("/v1/completions", {"prompt": []}, 422, "prompt"),
         ("/v1/completions", {"prompt": "x", "max_tokens": 0}, 422, "max_tokens"),
         ("/v1/completions", {"prompt": "x", "temperature": "hot"}, 422, "temperature"),
         ("/v1/completions", {"prompt": "x", "n": 9}, 422, "n"),
         ("/v1/completions", {"prompt": ["x"] * 5, "n": 2}, 422, "n"),
         ("/v1/completions", {"prompt": "x", "stream": 1}, 422, "stream"),
         ("/v1/completions", {"prompt": "x", "stream_options": {"a": 1}}, 422, "stream_options"),
-        ("/v1/completions", {"prompt": "x", "logprobs": 2}, 422, "logprobs"),
+        ("/v1/completions", {"prompt": "x", "logprobs": 6}, 422, "logprobs"),
+        ("/v1/completions", {"prompt": "x", "logprobs": True}, 422, "logprobs"),
+        ("/v1/completions", {"prompt": "x", "logprobs": 1, "echo": True}, 422, "echo"),
+        ("/v1/completions", {"prompt": "x", "echo": 1}, 422, "echo"),
+        ("/v1/completions", {"prompt": "x", "best_of": 2}, 422, "best_of"),
+        ("/v1/completions", {"prompt": "x", "presence_penalty": 3}, 422, "presence_penalty"),
+        ("/v1/completions", {"prompt": "x", "logit_bias": [1]}, 422, "logit_bias"),
+        ("/v1/completions", {"prompt": "x", "logit_bias": {"x": 1}}, 422, "logit_bias"),
+        ("/v1/completions", {"prompt": "x", "logit_bias": {"9999999": 1}}, 422, "logit_bias"),
+        ("/v1/completions", {"prompt": "x", "logit_bias": {"01": 1}}, 422, "logit_bias"),
+        ("/v1/completions", {"prompt": "x", "logit_bias": {"1": 101}}, 422, "logit_bias"),
+        ("/v1/completions", {"prompt": "x", "logit_bias": {str(at): 1 for at in range(301)}}, 422, "logit_bias"),
         ("/v1/completions", {"prompt": "x", "user": 2}, 422, "user"),
         ("/v1/completions", {"prompt": "x", "top": 2}, 422, "top"),
         ("/v1/completions", {"prompt": "x" * 100_001}, 422, "prompt"),
@@ -140,6 +158,13 @@ def test_a_stop_string_ends_the_text(client: httpx.Client) -> None:
         ("/v1/completions", {"prompt": "x", "model": "nobody"}, 404, None),
         ("/v1/completions", {"prompt": "x", "model": 1}, 422, "model"),
         ("/v1/completions", [1], 422, "body"),
+        ("/v1/chat/completions", CHAT | {"logprobs": 1}, 422, "logprobs"),
+        ("/v1/chat/completions", CHAT | {"logprobs": True, "top_logprobs": 21}, 422, "top_logprobs"),
+        ("/v1/chat/completions", CHAT | {"top_logprobs": 2}, 422, "top_logprobs"),
+        ("/v1/chat/completions", CHAT | {"echo": True}, 422, "echo"),
+        ("/v1/chat/completions", CHAT | {"max_completion_tokens": 0}, 422, "max_completion_tokens"),
+        ("/v1/chat/completions", CHAT | {"response_format": {"type": "json_object"}}, 422, "response_format"),
+        ("/v1/chat/completions", CHAT | {"chat_template": "{{ 1 }}"}, 422, "chat_template"),
         ("/v1/chat/completions", {"messages": "hello"}, 422, "messages"),
         ("/v1/chat/completions", {"messages": []}, 422, "messages"),
         ("/v1/chat/completions", {"messages": [{"role": "king", "content": "x"}]}, 422, "messages"),
@@ -230,3 +255,11 @@ def test_a_writer_keeps_to_the_document(quick: Handle, path: str, mode: schemath
         case.validate_response(case.call(timeout=30))
 
     check()
+
+
+@pytest.mark.parametrize("most", [0, 7, 10, 99, 100, 429, 1000, 2019])
+def test_the_pattern_of_numbers_up_to_a_number(most: int) -> None:
+    pattern = re.compile(f"({up_to(most)})")
+    assert [number for number in range(3000) if pattern.fullmatch(str(number))] == [*range(most + 1)]
+    assert not pattern.fullmatch("00")
+    assert not pattern.fullmatch("01")

@@ -30,7 +30,7 @@ ANSWERS = Records(("time", "length", "prediction", "confidence", "value", "simil
 """Of one model: when it answered (seconds of the monotonic clock), the length of the input, and what it said."""
 INSIGHTS = Records(("time", "brightness", "contrast", "unknown", *(f"direction_{i}" for i in range(16))), 256)
 """Of one model: what only a closer look at an input tells. Few inputs are looked at."""
-KEYS = Records(("key", "model", "prediction"), 1 << 16)
+KEYS = Records(("key", "claim", "kind", "prediction"), 1 << 16)
 """Of all models of a worker: what was answered to which request, for labels that come later."""
 
 
@@ -38,16 +38,16 @@ class Ring:
     """One ring in a worker's part of the memory.
 
     Args:
-        memory: all figures, as bytes.
-        start: the ring's first cell, counted in doubles from the start of the memory.
+        row: all figures of the worker.
+        start: the ring's first cell in it.
     """
 
-    def __init__(self, records: Records, memory: memoryview, start: int) -> None:
+    def __init__(self, records: Records, row: "memoryview[float]", start: int) -> None:
         self.records = records
         self.pack = struct.Struct(f"{len(records.columns)}d").pack_into
-        self.bytes = memory
+        self.bytes = row.cast("B")
         self.start = start
-        self.written = memory.cast("d")[start : start + 1]
+        self.written = row[start : start + 1]
 
     def append(self, *record: float) -> None:
         """Write one record over the oldest."""

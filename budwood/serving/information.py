@@ -8,6 +8,7 @@ from budwood.serving.errors import HttpError
 from budwood.serving.http import Request, Response
 from budwood.serving.model import Model
 from budwood.serving.service import Service
+from budwood.serving.stats import exposition, monitored
 
 __all__ = ["PAGE_HEADERS", "figures", "live", "metrics", "models", "openapi", "ready", "report", "stats"]
 
@@ -40,7 +41,8 @@ async def ready(service: Service, request: Request) -> Response:
 
 async def metrics(service: Service, request: Request) -> Response:
     service.metrics.gauge("queue_depth", service.batcher.depth)
-    return Response(service.board.text().encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
+    text = service.board.text() + exposition(service)
+    return Response(text.encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
 
 async def stats(service: Service, request: Request) -> Response:
@@ -66,6 +68,7 @@ def figures(service: Service) -> dict[str, Any]:
             "span": model.task.to_json().get("span"),
             "report": bool(model.report),
             "predictions": predictions(service, model),
+            **monitored(service, model),
         }
         for model in service.models
     ]

@@ -136,6 +136,8 @@ class Monitor:
     def __init__(self, metrics: Metrics, board: Board) -> None:
         self.metrics, self.board = metrics, board
         self.watched: dict[int, Watched] = {}
+        self.edges: dict[tuple[str, str], tuple[float, ...]] = {}
+        """Upper bounds of the histogram of each version's numbers."""
         self.keys = Ring(KEYS, metrics.row, metrics.layout.shared["keys"])
         self.judged: dict[tuple[str, str], tuple[float, Judged]] = {}
         self.pending: tuple[Watched, Row] | None = None
@@ -148,6 +150,7 @@ class Monitor:
         found = self.watched.get(model.index)
         if found is None or found.model() is not model:  # it was closed and opened again, or its slot is another's now
             found = self.watched[model.index] = Watched(model, self.metrics)
+            self.edges[model.name, model.version] = found.edges
         return found
 
     def note(self, request_id: bytes, model: Model, rows: Sequence[Row], results: Sequence[Answered | Failed]) -> None:

@@ -16,6 +16,7 @@ from budwood.serving.http import Disconnected, Request
 from budwood.serving.limits import Limits
 from budwood.serving.metrics import Board, Metrics
 from budwood.serving.model import Model
+from budwood.serving.monitor import Monitor
 from budwood.serving.watch import Watch
 
 __all__ = ["Service"]
@@ -45,6 +46,11 @@ class Service:
     """Path to content type and body of the static files."""
     openapi: bytes = b"{}"
     """The OpenAPI document."""
+    monitor: Monitor = field(init=False)
+    """What it notes of its answers."""
+
+    def __post_init__(self) -> None:
+        self.monitor = Monitor(self.metrics, self.board)
 
     def find(self, name: str, version: str | None = None) -> Model:
         """A model by name, or by `name:version`, the first of its versions unless one is named. Raises HttpError 404."""
@@ -105,6 +111,7 @@ class Service:
         for result in results:
             if isinstance(result, Answered):
                 self.metrics.answered(request.model.index, result.answer)
+        self.monitor.note(request.id, request.model, rows, results)
         return results
 
     async def queued(self, request: Request, rows: Sequence[Row], top: int) -> list[Answered | Failed]:

@@ -181,6 +181,7 @@ async def run(
     ticker.cancel()
     desk.close()
     batcher.close()
+    service.monitor.close()
     for model in models:
         model.predictor.close()
 

@@ -1,0 +1,80 @@
+"""Figures of each model beyond the counters, for /stats and /metrics: pace, confidence, drift and live accuracy."""
+
+from typing import Any
+
+from budwood.serving.metrics import CONFIDENCES, STATUSES, Board, Seen, head, histogram, names
+from budwood.serving.model import Model
+from budwood.serving.monitor import Monitor
+from budwood.serving.service import Service
+
+__all__ = ["exposition", "monitored"]
+
+PACE = ("requests_per_second", "per_second", "p50_ms", "p95_ms", "p99_ms")
+
+
+def monitored(service: Service, model: Model) -> dict[str, Any]:
+    """What GET /stats tells of one model beside its description."""
+    board = service.board
+    seen = board.find(model.name, model.version)
+    live = board.live(seen) if seen is not None else {}
+    statuses = zip(STATUSES, board.figure(seen, "statuses"), strict=True) if seen is not None else ()
+    return {
+        **{name: live.get(name) for name in PACE},
+        "errors": int(sum(count for status, count in statuses if status >= 500)),
+        "classes": {label: int(count) for label, count in board.predictions(seen).items()},
+        "confidence": confidence(board, seen),
+        "drift": service.monitor.drift(model).to_json(),
+        "feedback": {"n": 0, "metric": None, "value": None, "ci": None},
+    }
+
+
+def confidence(board: Board, seen: Seen | None) -> dict[str, Any]:
+    """Mean and histogram of the best scores since the start, ten equal bins of [0, 1]; empty without any."""
+    cells = board.figure(seen, "confidences") if seen is not None else []
+    n = sum(cells[:-1])
+    return (
+        {"mean": round(cells[-1] / n, 4), "histogram": [int(cell) for cell in cells[: len(CONFIDENCES)]]} if n else {}
+    )
+
+
+def exposition(service: Service) -> str:
+    """The same for Prometheus: histograms of confidence and numbers, and what the last verdicts on drift found."""
+    board, monitor = service.board, service.monitor
+    seen = board.models()
+    lines = head("confidence_ratio", "histogram", "The best score of each answer that has scores.")
+    for item in seen:
+        lines += histogram("confidence_ratio", board.figure(item, "confidences"), CONFIDENCES, names(item.model))
+    lines += head("value", "histogram", "The numbers that were answered, in the unit of the labels.")
+    for item in seen:
+        edges = monitor.edges.get(item.model.key, ())
+        if edges:
+            cells = board.figure(item, "values")[: len(edges) + 2]
+            lines += histogram("value", cells, edges, names(item.model))
+    return "\n".join(lines + drifts(service, monitor)) + "\n"
+
+
+def drifts(service: Service, monitor: Monitor) -> list[str]:
+    levels = {"stable": 0, "watch": 1, "drifted": 2}
+    parts: dict[str, list[str]] = {name: [] for name in GAUGES}
+    for model in service.models:
+        judged = monitor.drift(model)
+        labels = f'model="{model.name}",version="{model.version}"'
+        parts["drift_rows"].append(f"budwood_drift_rows{{{labels}}} {judged.rows}")
+        if judged.verdict in levels:
+            parts["drift_level"].append(f"budwood_drift_level{{{labels}}} {levels[judged.verdict]}")
+        for test in judged.tests:
+            what = f'{labels},what="{test.what}"'
+            if test.method in ("psi", "mmd"):
+                parts[f"drift_{test.method}"].append(f"budwood_drift_{test.method}{{{what}}} {test.value}")
+            if test.p is not None:
+                parts["drift_p_value"].append(f'budwood_drift_p_value{{{what},method="{test.method}"}} {test.p}')
+    return [line for name, values in parts.items() for line in [*head(name, "gauge", GAUGES[name]), *values]]
+
+
+GAUGES = {
+    "drift_rows": "Recent answers that drift is judged by.",
+    "drift_level": "The verdict on recent answers: 0 stable, 1 watch, 2 drifted; none before there are enough.",
+    "drift_psi": "Population stability index of recent answers against held-out rows.",
+    "drift_mmd": "Squared maximum mean discrepancy of the model's vectors of recent inputs.",
+    "drift_p_value": "How likely so much by chance, corrected for the number of tests.",
+}

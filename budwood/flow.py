@@ -305,16 +305,23 @@ def models(store: Path | str | None = None) -> Store:
 
 
 def export(
-    model: str, out: Path | str, *, format: str = "onnx", store: Path | str | None = None, progress: Progress = silent
+    model: str,
+    out: Path | str,
+    *,
+    format: str = "onnx",
+    image: str = "",
+    store: Path | str | None = None,
+    progress: Progress = silent,
 ) -> Path:
     """Copy a model to a folder outside the store, in a format (`onnx` makes the graph when there is none).
 
-    `edge` writes a folder with a runner that needs onnxruntime and numpy only, `browser` one with a page that runs it.
+    `edge` writes a folder with a runner that needs onnxruntime and numpy only, `browser` one with a page that runs it,
+    `docker` one from which an image is built on top of `image`, `systemd` one with a unit.
     """
     from budwood.stages.asking import export_model
 
     home = Store.default(store)
-    return export_model(home.resolve(model), Path(out), format, home, progress)
+    return export_model(home.resolve(model), Path(out), format, home, progress, image)
 
 
 def doctor(

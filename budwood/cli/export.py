@@ -1,4 +1,4 @@
-"""`budwood export`: a model as a folder outside the store, for transformers, ONNX Runtime or a browser."""
+"""`budwood export`: a model as a folder outside the store, for transformers, ONNX Runtime, a browser or a server."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,12 @@ from budwood.cli.screen import Screen
 from budwood.stages.export_folders import FOLDERS
 
 FORMATS = choices("steps.export").removeprefix("auto|")
-WORDS = "MODEL, then where to write it. `edge` or `browser` before it asks for a folder with a runner, or with a page."
+WORDS = "MODEL, then where to write it. A kind of folder may stand before it."
+IMAGE = "What `export docker` builds on; a Debian with Python.  [default: python:3.N-slim of this Python]"
 
 
 def export(
-    words: Annotated[list[str], typer.Argument(metavar="[edge|browser] MODEL [OUT]", help=WORDS)],
+    words: Annotated[list[str], typer.Argument(metavar="[edge|browser|docker|systemd] MODEL [OUT]", help=WORDS)],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="OUT", help="The same as OUT: a new folder.  [default: NAME-VERSION]"),
@@ -23,6 +24,7 @@ def export(
     format: Annotated[
         str, typer.Option(metavar=FORMATS, help="What the folder must hold; made where missing.")
     ] = "onnx",
+    image: Annotated[str, typer.Option(metavar="IMAGE", help=IMAGE, show_default=False)] = "",
     store: Store = None,
     json: Json = False,
 ) -> None:
@@ -30,6 +32,7 @@ def export(
 
     It is an ordinary Hugging Face directory, which needs no Budwood. `export edge` writes a classifier with a runner
     that needs nothing but onnxruntime and numpy, `export browser` one with a web page that runs it by transformers.js.
+    `export docker` and `export systemd` write a folder from which a server is installed.
     """
     kind, model, given = parsed(words, out)
     kind = kind or (format if format in FOLDERS else "")
@@ -40,7 +43,7 @@ def export(
             entry = flow.entry(model, store)
             end = kind or (str(entry.version) if entry.version else "export")
             given = Path(f"{entry.name}-{end}")
-        path = flow.export(model, given, format=kind or format, store=store, progress=screen.progress)
+        path = flow.export(model, given, format=kind or format, image=image, store=store, progress=screen.progress)
         files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
         if json:
@@ -70,6 +73,10 @@ def then(kind: str, path: Path) -> tuple[str, ...]:
     if kind == "edge":
         example = "photo.ppm" if "image" in (path / "model.json").read_text(encoding="utf-8")[:60] else '"a text"'
         return (f"python {quote(str(path / 'run.py'))} {example}",)
+    if kind == "docker":
+        return (f"cd {quote(str(path))} && mkdir keys && budwood keys make keys/keys me && docker compose up --build",)
+    if kind == "systemd":
+        return (f"less {quote(str(path / 'README.md'))}",)
     if kind == "browser":
         return (f"cd {quote(str(path))} && npm install --ignore-scripts && python -m http.server",)
     return (f"python -c \"from transformers import {loader(path)} as A; A.from_pretrained('{path}')\"",)

@@ -238,12 +238,14 @@ def compare_models(
     )
 
 
-def export_model(entry: Entry, out: Path, format: str, store: Store, progress: Progress) -> Path:
+def export_model(entry: Entry, out: Path, format: str, store: Store, progress: Progress, image: str = "") -> Path:
     """Copy the bundle to `out`, after making the format when it is not there yet; or write a folder of `FOLDERS`.
 
     Raises:
-        UsageError: `out` exists, or there is no such format.
+        UsageError: `out` exists, there is no such format, or `image` is given for another one than `docker`.
     """
+    if image and format != "docker":
+        raise UsageError(f"{format} is built on no image", where="--image", fix="budwood export docker NAME --image …")
     if out.exists():
         raise UsageError(f"{out.name} already exists", where=str(out), fix="name a folder that does not exist yet")
     wanted = "onnx" if format in FOLDERS else format
@@ -252,13 +254,19 @@ def export_model(entry: Entry, out: Path, format: str, store: Store, progress: P
         if format not in FOLDERS:
             bundle.copy(out)
             return out
-        if format == "edge":
-            from budwood.engine.edge import write_edge
+        return write_folder(bundle, out, entry.name, format, image)
 
-            return write_edge(bundle, out, entry.name)
-        from budwood.engine.browser import write_browser
 
-        return write_browser(bundle, out, entry.name)
+def write_folder(bundle: Bundle, out: Path, name: str, kind: str, image: str) -> Path:
+    """Write one of `FOLDERS`; `image` is what a container is built on, empty for the usual one."""
+    from budwood.engine.browser import write_browser
+    from budwood.engine.deployment import BASE_IMAGE, write_docker, write_systemd
+    from budwood.engine.edge import write_edge
+
+    if kind == "docker":
+        return write_docker(bundle, out, name, image or BASE_IMAGE)
+    writers = {"edge": write_edge, "browser": write_browser, "systemd": write_systemd}
+    return writers[kind](bundle, out, name)
 
 
 @contextmanager

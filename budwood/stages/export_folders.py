@@ -2,5 +2,5 @@
 
 __all__ = ["FOLDERS"]
 
-FOLDERS = ("edge", "browser")
-"""A folder with a runner, and a folder with a web page."""
+FOLDERS = ("edge", "browser", "docker", "systemd")
+"""A folder with a runner, one with a web page, and two from which a server is installed."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -24,7 +25,7 @@ class Tab:
         self.session: str | None = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call("Emulation.setFocusEmulationEnabled", enabled=True)  # no window has the focus here
 
@@ -71,12 +72,31 @@ class Tab:
                 "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, modifiers=modifiers
             )
 
-    def complaints(self) -> list[str]:
-        """What the console said, such as violations of the page's policy; refusals by the server are no complaint."""
+    def type(self, text: str) -> None:
+        """As a keyboard would, into what has the focus."""
+        self.call("Input.insertText", text=text)
+
+    def seen(self, method: str) -> list[dict[str, Any]]:
+        """The parameters of all events of that kind."""
         self.js("1")
-        entries = [message["params"] for message in self.messages if message.get("method") == "Log.entryAdded"]
-        texts = [entry["entry"]["text"] for entry in entries]
-        return [text for text in texts if not text.startswith("Failed to load resource: the server responded")]
+        return [message["params"] for message in self.messages if message.get("method") == method]
+
+    def complaints(self) -> list[str]:
+        """Errors in scripts, and what the console said, such as violations of the page's policy.
+
+        Refusals by the server are no complaint.
+        """
+        thrown = [entry["exceptionDetails"]["text"] for entry in self.seen("Runtime.exceptionThrown")]
+        texts = [entry["entry"]["text"] for entry in self.seen("Log.entryAdded")]
+        return thrown + [text for text in texts if not text.startswith("Failed to load resource: the server responded")]
+
+    def hosts(self) -> set[str]:
+        """Where requests went; what a page makes itself has none."""
+        return {urlsplit(entry["request"]["url"]).netloc for entry in self.seen("Network.requestWillBeSent")} - {""}
+
+    def scheme(self, name: str) -> None:
+        """`light` or `dark`."""
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
 
 
 @contextmanager

@@ -100,8 +100,8 @@ def shown(service: Service) -> list[dict[str, Any]]:
         full = f"{item['name']}:{item['version']}"
         address = full if item["name"] in names else item["name"]
         names.add(item["name"])
-        kind = item["task"].replace("_", " ")
-        found.append({"state": state, **item, "full": full, "address": address, "kind": kind, **recorded(service, item)})
+        more = {"full": full, "address": address, "kind": item["task"].replace("_", " "), **recorded(service, item)}
+        found.append({"state": state, **item, **more})
     return found
 
 

@@ -16,7 +16,7 @@ from budwood.serving.errors import HttpError
 from budwood.serving.routes import ROUTES, Route
 from budwood.serving.server import Handle
 
-OPEN = {"/livez", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready", "/", "/docs"}
+OPEN = {"/livez", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready", "/", "/write", "/live", "/docs"}
 """The routes that answer anybody, written out so that a new one is a decision."""
 ADMIN = {"/metrics", "/models/{name}/report"}
 """The routes that need a key with the scope admin, written out for the same reason."""
@@ -63,7 +63,7 @@ def test_every_route_with_no_key_a_users_and_an_admins(guarded: tuple[Handle, st
 
 def test_open_routes_tell_nothing_of_the_models(guarded: tuple[Handle, str, Path]) -> None:
     handle, _, _ = guarded
-    for path in (*OPEN, "/static/page.js", "/static/docs.js", "/static/page.css"):
+    for path in (*OPEN, "/static/common.js", "/static/try.js", "/static/docs.js", "/static/page.css"):
         assert "tiny" not in httpx.get(handle.url + path).text, path
 
 

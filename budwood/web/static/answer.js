@@ -106,6 +106,13 @@ function showHeat(uri) {
   byId("heat-map").src = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
 }
 
+// The answer in one sentence, for those who hear the page.
+export function spoken(answer) {
+  const sure = answer.score === undefined ? interval(answer) : `${(100 * answer.score).toFixed(0)} %`;
+  if (answer.properties) return Object.entries(answer.properties).map(([name, part]) => `${name}: ${inShort(part)}`).join("; ");
+  return [inShort(answer), sure].filter(Boolean).join(", ");
+}
+
 export function showAnswer(answer, span) {
   byId("label").textContent = answer.properties ? "" : inShort(answer);
   byId("notes").textContent = notes(answer);

@@ -18,6 +18,13 @@ function values(name) {
   return samples.map((sample) => watched(sample.figures)[name] ?? null);
 }
 
+// Of all models the server tells each second; its last two are what came since the figures before.
+function rate(figures) {
+  const one = watched(figures);
+  if (one !== figures) return one.requests_per_second ?? null;
+  return figures.per_second ? (figures.per_second.at(-1) + figures.per_second.at(-2)) / 2 : figures.requests_per_second;
+}
+
 // The pace of a counter between two samples; a server that began anew has none.
 function pace(count) {
   return samples.map((sample, at) => {
@@ -36,20 +43,26 @@ function errors(figures) {
 
 function classes(figures) {
   const one = watched(figures);
-  return one === figures ? (figures.models[0]?.classes ?? {}) : one.classes;
+  return one === figures ? figures.models[0]?.classes : one.classes;
+}
+
+// A sample from before the page was opened knows of no labels.
+function counted(figures, label) {
+  const counts = classes(figures);
+  return counts && (counts[label] ?? 0);
 }
 
 function likeliest() {
-  const last = classes(samples.at(-1).figures);
+  const last = classes(samples.at(-1).figures) ?? {};
   return Object.keys(last).sort((a, b) => last[b] - last[a]).slice(0, LABELS);
 }
 
 // Each plot: its series, by name, from the samples.
 const SERIES = {
-  rate: () => [["requests", values("requests_per_second")]],
+  rate: () => [["requests", samples.map((sample) => rate(sample.figures))]],
   latency: () => [["p50", values("p50_ms")], ["p95", values("p95_ms")], ["p99", values("p99_ms")]],
   queue: () => [["waiting", samples.map((sample) => sample.figures.queue_depth)], ["errors", pace(errors)]],
-  classes: () => likeliest().map((label) => [label, pace((figures) => classes(figures)[label] ?? 0)]),
+  classes: () => likeliest().map((label) => [label, pace((figures) => counted(figures, label))]),
 };
 
 function axis(more) {

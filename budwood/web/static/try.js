@@ -1,5 +1,5 @@
 // The playground: it asks the routes that everybody asks, and shows the curl line that does the same.
-import { showAnswer } from "./answer.js";
+import { showAnswer, spoken } from "./answer.js";
 import { byId, complaint, events, fail, headers, key, onPart, show, time } from "./common.js";
 
 let model = {};
@@ -13,9 +13,9 @@ const number = (id) => Number(byId(id).value);
 
 function address() {
   if (model.kind === "write") return "/v1/completions";
-  const top = "objects" in model ? MOST_OBJECTS : number("top") || 5;
-  const explain = byId("explain")?.checked ? "&explain=true" : "";
-  return `/models/${encodeURIComponent(model.address)}/predict?top=${top}${explain}`;
+  const top = "objects" in model ? MOST_OBJECTS : byId("top") && number("top");
+  const query = new URLSearchParams({ ...(top && { top }), ...(byId("explain")?.checked && { explain: true }) });
+  return `/models/${model.address}/predict${query.size ? `?${query}` : ""}`;
 }
 
 function body() {
@@ -51,7 +51,7 @@ function take(given) {
 // The input as the server draws it. An SVG that is shown as an image runs nothing.
 async function draw() {
   const asked = { method: "POST", headers: headers({ "content-type": "application/json" }), body: JSON.stringify(body()) };
-  const reply = await fetch(`/models/${encodeURIComponent(model.address)}/drawing`, asked);
+  const reply = await fetch(`/models/${model.address}/drawing`, asked);
   URL.revokeObjectURL(byId("drawing").src);
   show("drawing", reply.ok);
   if (!reply.ok) return;
@@ -77,6 +77,7 @@ async function predict() {
     if (byId("preview")) await byId("preview").decode().catch(() => {}); // boxes need its size
     byId("timing").textContent = `${time(ms)} with the network, version ${reply.headers.get("x-model-version")}`;
     showAnswer(answer, model.span);
+    byId("said").textContent = spoken(answer);
     if ("draws" in model) await draw();
   } catch {
     fail("The server does not answer.");

@@ -267,22 +267,32 @@ def serve(
     max_queue: int = 100,
     hosts: Collection[str] = (),
     access_log: bool = False,
+    memory: float | str | None = None,
     store: Path | str | None = None,
     on_ready: Callable[[str], None] = lambda url: None,
     progress: Progress = silent,
 ) -> None:
     """Serve models over HTTP until a signal ends it: `/predict`, `/v1`, `/v2`, `/metrics`, and a page at `/`.
 
+    A name follows its alias `live`, and `name@alias` that alias: when it moves, the other version takes over without
+    a failed request. `name:version` stays. With `memory`, in megabytes or `auto`, models that were not used for the
+    longest time are closed, and opened again when they are asked for.
+
     `on_ready` is told the address as soon as every worker answers. Where several runtimes are installed, `auto`
     measures them on a model that is served here for the first time, within seconds, and remembers; `progress` is told.
     """
     from budwood.engine.runtime_choice import decide
+    from budwood.serving.follow import follows
     from budwood.serving.server import Served
     from budwood.serving.server import serve as serve_entries
 
     home = Store.default(store)
+    followed = [follows(reference, home) for reference in references]  # first: a move from now on is seen
     entries = [home.resolve(reference) for reference in references]
-    served = [Served(entry.name, str(entry.version), entry.bundle) for entry in entries]
+    served = [
+        Served(entry.name, str(entry.version), entry.bundle, alias)
+        for entry, alias in zip(entries, followed, strict=True)
+    ]
     for entry in entries if runtime == "auto" else ():
         decide(entry.bundle, progress=progress)
     serve_entries(
@@ -295,6 +305,7 @@ def serve(
         max_queue=max_queue,
         hosts=hosts,
         access_log=access_log,
+        memory=memory,
         on_ready=on_ready,
     )
 

@@ -18,6 +18,10 @@ KEYS = (
 
 HOSTS = "A name under which the server is reached; others are refused. Repeat it for several."
 ACCESS = "Write a JSON line for each request to standard error, without texts or keys."
+MEMORY = (
+    "Megabytes that open models may take, over all workers; beyond it the least recently used are closed, and opened "
+    "again when they are asked for. auto is 60 % of the machine's. All stay open without it."
+)
 RUNTIME = "What computes; auto measures the installed ones once for each model, and remembers."
 
 
@@ -31,12 +35,15 @@ def serve(
     max_queue: Annotated[int, typer.Option(metavar="N", help="While so many inputs wait, more get 503.")] = 100,
     allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME", help=HOSTS)] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help=ACCESS)] = False,
+    memory: Annotated[str | None, typer.Option(metavar="MB|auto", help=MEMORY)] = None,
     store: Store = None,
     json: Annotated[
         bool, typer.Option("--json", help='{"url", "models"} on standard output when the server is ready.')
     ] = False,
 ) -> None:
     """Serve models over HTTP, with a page to try them.
+
+    A name follows its alias `live`: when it is moved, the other version takes over. NAME:VERSION stays.
 
     Ctrl-C or SIGTERM ends it, after the requests that were accepted are answered.
     """
@@ -62,6 +69,7 @@ def serve(
             max_queue=max_queue,
             hosts=allow_host or (),
             access_log=access_log,
+            memory=memory,
             store=store,
             on_ready=ready,
             progress=screen.progress,

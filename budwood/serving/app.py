@@ -35,18 +35,30 @@ class App:
     def __post_init__(self) -> None:
         service = self.service
         self.ids = request_ids()
+        self.describe()
+        service.shelf.watchers.append(self.describe)
+
+    def describe(self) -> None:
+        """Write the OpenAPI document of what is served now."""
+        service = self.service
         schema = document(service.models, service.limits, guarded=service.keys is not None)
         service.openapi = json.dumps(schema).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await refuse_other(scope, receive, send)
+        request = Request(scope, receive, self.service.models[0], self.ids)
+        try:
+            await self.respond(request, scope["method"], send)
+        finally:
+            request.leave()
+
+    async def respond(self, request: Request, method: str, send: Send) -> None:
         started = time.perf_counter()
         service = self.service
-        request = Request(scope, receive, service.models[0], self.ids)
         route = None
         try:
-            route = self.route(scope["method"], request)
+            route = self.route(method, request)
             self.admit(route, request)
             response = await route.handler(service, request)
         except HttpError as error:

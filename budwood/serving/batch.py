@@ -23,7 +23,7 @@ from budwood.serving.limits import Limits
 from budwood.serving.metrics import Metrics
 from budwood.serving.model import Model
 
-__all__ = ["Answered", "Batcher", "Failed", "Ticket", "failed"]
+__all__ = ["EMBED", "Answered", "Batcher", "Failed", "Ticket", "failed"]
 
 logger = logging.getLogger("budwood.serving")
 
@@ -73,6 +73,8 @@ class Ticket:
 QUICK_SECONDS = 0.003
 QUICK_SIZE = 200
 """A model whose rows take no longer is quick; a row that is no longer, as its task counts it (characters), is short."""
+EMBED = 0
+"""In the place of `top`: the vectors of `Predictor.embed` are wanted, no answers."""
 UNANSWERED = Failed(500, "not answered")
 Waiting = tuple[Ticket, int]
 """A ticket and the number of one of its rows."""
@@ -112,6 +114,8 @@ class Batcher:
         """Rows that the runners compute now."""
         self.mapping = 0
         """Those of them that ask for heat maps."""
+        self.at_work: dict[int, Model] = {}
+        """The models of the batches that the runners compute now, by the identity of the batch."""
         self.most_maps = max(1, runners - 1)
         """Maps that are computed at the same time; of several runners one is left to the other rows."""
         self.seconds_per_row = self.seconds_per_map = 0.0
@@ -207,6 +211,15 @@ class Batcher:
         """The seconds to wait as a whole number between 1 and 30."""
         return max(1, min(30, math.ceil(self.seconds_to_wait(maps))))
 
+    def computes(self, model: Model) -> bool:
+        """Whether a runner is at work with a model; its requests may have been given up."""
+        with self.lock:
+            return any(item is model for item in self.at_work.values())
+
+    def forget(self, model: Model) -> None:
+        """What was learnt of a model's pace is not true of the one that has its place in the figures next."""
+        self.paces.pop(model.index, None)
+
     @property
     def depth(self) -> int:
         return len(self.waiting) + len(self.maps)
@@ -237,6 +250,7 @@ class Batcher:
         with self.lock:
             self.computing -= len(done)
             self.mapping -= maps_in(done)
+            self.at_work.pop(id(done), None)
         while True:
             with self.lock:
                 if self.closed:
@@ -245,6 +259,7 @@ class Batcher:
                     batch = self.pick() if self.waiting else [self.maps.popleft()]
                     self.computing += len(batch)
                     self.mapping += maps_in(batch)
+                    self.at_work[id(batch)] = batch[0][0].model
                     return batch
                 self.idle.append(awake)
             awake.acquire()
@@ -308,6 +323,8 @@ def maps_in(batch: list[Waiting]) -> int:
 def compute(model: Model, rows: list[Row], top: int) -> list[Result]:
     """One result a row. When the batch fails it is halved until each culprit is alone."""
     try:
+        if top == EMBED:
+            return [Answered(answer, b"") for answer in model.predictor.embed(rows)]
         answers = model.predictor.predict(rows, top)
     except BaseException as error:  # noqa: BLE001  # a native library's panic must not end the runner
         if len(rows) == 1:

@@ -43,7 +43,7 @@ class Response:
 class Request:
     """One HTTP request. `model` is set by the handler that finds it; errors and figures then carry its name."""
 
-    __slots__ = ("headers", "id", "key", "model", "parameters", "path", "receive", "reserved", "scope")
+    __slots__ = ("chosen", "headers", "id", "key", "parameters", "path", "receive", "reserved", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, model: Model, ids: Iterator[bytes]) -> None:
         self.scope = scope
@@ -51,13 +51,29 @@ class Request:
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.parameters: dict[str, str] = {}
-        self.model = model
+        self.chosen = model
+        model.uses.count += 1
         self.key: Key | None = None
         """The caller's key, where keys are needed."""
         self.reserved = 0
         given = self.headers.get(b"x-request-id")
         # The caller's id is kept when it is harmless in logs and headers.
         self.id = given if given is not None and REQUEST_ID.fullmatch(given) else next(ids)
+
+    @property
+    def model(self) -> Model:
+        """The model that answers; it stays open until `leave`."""
+        return self.chosen
+
+    @model.setter
+    def model(self, model: Model) -> None:
+        model.uses.count += 1
+        self.leave()
+        self.chosen = model
+
+    def leave(self) -> None:
+        """The request has ended, its stream too."""
+        self.chosen.uses.count -= 1
 
     def refuse_twins(self) -> None:
         """Raises HttpError 400 when a header that decides something is there twice: two readers could differ."""

@@ -40,6 +40,7 @@ async def health_ready(service: Service, request: Request) -> Response:
 
 async def model_metadata(service: Service, request: Request) -> Response:
     model = named(service, request)
+    problem = service.shelf.problem(model)
     return reply(
         {
             "name": model.name,
@@ -47,6 +48,7 @@ async def model_metadata(service: Service, request: Request) -> Response:
             "platform": f"budwood_{model.task.name}",
             "inputs": [{"name": model.task.inputs[0], "datatype": "BYTES", "shape": [-1]}],
             "outputs": [{"name": name, "datatype": OUTPUTS[name], "shape": [-1]} for name in offered(model.task)],
+            "parameters": {"open": model.opened} | ({"problem": problem} if problem else {}),
         }
     )
 
@@ -54,6 +56,8 @@ async def model_metadata(service: Service, request: Request) -> Response:
 async def model_ready(service: Service, request: Request) -> Response:
     model = named(service, request)
     service.refuse_unready()
+    if not service.shelf.answers(model):
+        raise HttpError(503, "the model cannot be opened now", retry_after=1)
     return reply({"name": model.name, "ready": True})
 
 

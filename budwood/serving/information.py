@@ -67,6 +67,8 @@ def figures(service: Service) -> dict[str, Any]:
             "objects": model.task.finds_objects,
             "span": model.task.to_json().get("span"),
             "report": bool(model.report),
+            "open": model.opened,
+            "problem": service.shelf.problem(model),
             "predictions": predictions(service, model),
             **monitored(service, model),
         }

@@ -29,11 +29,16 @@ COUNTERS = {
     "failed_inputs": "Inputs on which the model failed, alone; their batch mates were answered.",
     "written_tokens": "Tokens of texts that were written.",
     "worker_restarts": "Worker processes that ended unexpectedly and were started again.",
+    "worker_replacements": "Worker processes that were replaced because they took too much memory.",
+    "model_loads": "Models that were opened while the server ran: later versions, and those that had been closed.",
+    "model_evictions": "Models that were closed because others needed their memory.",
+    "reload_failures": "Models, later versions most of all, that could not be opened; the version before goes on.",
 }
 GAUGES = {
     "queue_depth": "Inputs that wait for a runner.",
     "texts": "Texts that are written or wait for it.",
     "connections": "Open connections.",
+    "models_open": "Models that are open, over all workers.",
     "workers_ready": "Worker processes that answer.",
 }
 SECONDS = 32

@@ -1,18 +1,22 @@
 """One served model, as a worker opens it: proven to compute what it computed when it was made, and warm."""
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Self
 
 from budwood.core.bundle import Bundle
 from budwood.core.errors import BudwoodError, BundleError
 from budwood.core.page import REPORT
-from budwood.core.task import Task
+from budwood.core.runtime import Runtime
+from budwood.core.task import Arrays, Encoded, Row, Task
 from budwood.engine import conformance
 from budwood.engine.generator import Decoder, Generator, Shape
 from budwood.engine.predictor import Predictor, task_of
 from budwood.engine.runtime_choice import remembered
 from budwood.engine.vocabulary import Vocabulary
+from budwood.serving.follow import Follows
 from budwood.serving.metrics import Described
 
 __all__ = ["Model", "Served", "describe", "first_line", "open_model", "served_name"]
@@ -25,6 +29,8 @@ class Served:
     name: str
     version: str
     bundle: Bundle
+    follows: Follows | None = None
+    """The alias whose moves it follows, if any."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", served_name(self.name))
@@ -40,6 +46,15 @@ def served_name(text: str) -> str:
 
 
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]+", re.ASCII)
+
+
+@dataclass
+class Uses:
+    """The requests that a model has now. Changed in the event loop only."""
+
+    count: int = 0
+    last: float = 0.0
+    """When an answer was last asked for, on the monotonic clock."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +74,9 @@ class Model:
     """The page with what was measured of it; empty where its bundle has none."""
     bundle: Bundle | None = None
     """What it was opened from."""
+    opened: bool = True
+    """Whether it can answer; a closed one knows its task and is opened again by `Shelf.opened`."""
+    uses: Uses = field(default_factory=Uses)
     headers: tuple[tuple[bytes, bytes], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +86,37 @@ class Model:
     @property
     def task(self) -> Task:
         return self.predictor.task
+
+    def close(self) -> None:
+        """Free what was loaded; nobody may ask it any more."""
+        self.predictor.close()
+
+
+class Closed(Runtime):
+    """The runtime of a model that is closed."""
+
+    @classmethod
+    def open(cls, bundle: Bundle, threads: int) -> Self:
+        return cls()
+
+    def run(self, inputs: Arrays) -> Arrays:
+        raise BundleError("the model is closed")
+
+    def close(self) -> None:
+        """Nothing was loaded."""
+
+
+def unread(rows: Sequence[Row]) -> Encoded:
+    raise BundleError("the model is closed")
+
+
+def shut(model: Model) -> Model:
+    """The model without what takes memory."""
+    closed, generator = Closed(), model.generator
+    predictor = Predictor(model.task, unread, closed, model.predictor.calibration)
+    if generator is not None:  # requests are read with its vocabulary
+        generator = Generator(Decoder(closed.run, generator.decoder.shape), generator.vocabulary)
+    return replace(model, predictor=predictor, generator=generator, opened=False)
 
 
 def describe(served: Served) -> Described:

@@ -18,6 +18,7 @@ from typing import Literal, Self
 from budwood.core.errors import UsageError
 from budwood.serving.auth import Keys, check_binding, checked_hosts
 from budwood.serving.limits import Limits
+from budwood.serving.memory import share
 from budwood.serving.metrics import allocate
 from budwood.serving.model import Served
 from budwood.serving.rates import allocate_rates
@@ -42,6 +43,7 @@ def serve(
     limits: Limits | None = None,
     hosts: Collection[str] = (),
     access_log: bool = False,
+    memory: "float | str | None" = None,
     on_ready: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Answer requests until SIGTERM; then accepted requests finish, new ones get 503, and it returns.
@@ -57,6 +59,8 @@ def serve(
         hosts: names that are accepted as Host, beside those of this machine. On loopback no others are; on another
             address all are unless some are named.
         access_log: write a JSON line for each request to standard error.
+        memory: megabytes that open models may take, over all workers, or `auto` for a share of this container's;
+            beyond it the least recently used are closed, and opened again when they are asked for.
 
     Raises:
         UsageError: a parameter is off, or the port is taken.
@@ -64,7 +68,7 @@ def serve(
         KeyboardInterrupt: Ctrl-C, after the accepted requests are answered.
     """
     plan = make_plan(entries, host, workers, runtime, keys, max_queue, limits)
-    plan = replace(plan, hosts=checked_hosts(hosts), access_log=access_log)
+    plan = replace(plan, hosts=checked_hosts(hosts), access_log=access_log, memory=share(memory))
     listeners = bind(host, port, plan.workers)
     url = address(host, listeners[0])
     received = Supervisor(plan, listeners, allocate(plan.layout), lambda: on_ready(url)).run()
@@ -83,18 +87,19 @@ def start(
     limits: Limits | None = None,
     hosts: Collection[str] = (),
     access_log: bool = False,
+    memory: "float | str | None" = None,
 ) -> "Handle":
     """The same server with one worker in a thread of this process; returns when ready, raises as `serve` does."""
     plan = make_plan(entries, host, 1, runtime, keys, max_queue, limits)
-    plan = replace(plan, hosts=checked_hosts(hosts), access_log=access_log)
-    models = plan.open()
+    plan = replace(plan, hosts=checked_hosts(hosts), access_log=access_log, memory=share(memory))
+    places = plan.open()
     (listener,) = bind(host, port, 1)
     loop, stop, ready = event_loop(), asyncio.Event(), threading.Event()
     failures: list[BaseException] = []
 
     def work() -> None:
         try:
-            loop.run_until_complete(run(plan, 0, models, listener, allocate(plan.layout), stop, ready.set))
+            loop.run_until_complete(run(plan, 0, places, listener, allocate(plan.layout), stop, ready.set))
         except BaseException as error:  # noqa: BLE001  # raised again below, in the caller's thread
             failures.append(error)
         finally:

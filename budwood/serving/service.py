@@ -17,6 +17,7 @@ from budwood.serving.limits import Limits
 from budwood.serving.metrics import Board, Metrics
 from budwood.serving.model import Model
 from budwood.serving.monitor import Monitor
+from budwood.serving.shelf import Shelf
 from budwood.serving.watch import Watch
 
 __all__ = ["Service"]
@@ -26,8 +27,7 @@ __all__ = ["Service"]
 class Service:
     """The shared state of one worker's handlers."""
 
-    models: Sequence[Model]
-    """The first one answers /predict."""
+    shelf: Shelf
     batcher: Batcher
     desk: Desk
     metrics: Metrics
@@ -52,8 +52,13 @@ class Service:
     def __post_init__(self) -> None:
         self.monitor = Monitor(self.metrics, self.board)
 
+    @property
+    def models(self) -> Sequence[Model]:
+        """What is served now; the first one answers /predict."""
+        return self.shelf.models
+
     def find(self, name: str, version: str | None = None) -> Model:
-        """A model by name, or by `name:version`, the first of its versions unless one is named. Raises HttpError 404."""
+        """A model by name or `name:version`, the first of its versions unless one is named. Raises HttpError 404."""
         if version is None:
             name, _, named = name.partition(":")
             version = named or None
@@ -104,7 +109,8 @@ class Service:
             Disconnected: the client is gone.
         """
         self.refuse_unready()
-        if request.model.generator is not None and any("options" in row for row in rows):
+        await self.open(request)
+        if request.model.task.writes and any("options" in row for row in rows):
             return await self.written(request, rows)
         at_once = self.batcher.at_once(request.model, rows, top, request.scope.get("client"))
         results = at_once or await self.queued(request, rows, top)
@@ -113,6 +119,12 @@ class Service:
                 self.metrics.answered(request.model.index, result.answer)
         self.monitor.note(request.id, request.model, rows, results)
         return results
+
+    async def open(self, request: Request) -> None:
+        """Open the model of a request where it is closed. Raises HttpError 503 when that cannot be done in time."""
+        request.model.uses.last = self.batcher.loop.time()
+        if not request.model.opened:
+            request.model = await self.shelf.opened(request.model)
 
     async def queued(self, request: Request, rows: Sequence[Row], top: int) -> list[Answered | Failed]:
         ticket = self.batcher.submit(request.model, rows, top)

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from ctypes import Array, c_double
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -27,15 +28,18 @@ from budwood.serving.batch import Batcher
 from budwood.serving.desk import Desk
 from budwood.serving.limits import Limits
 from budwood.serving.metrics import Board, Layout, Metrics, make_layout
-from budwood.serving.model import Model, Served, describe, first_line, open_model
+from budwood.serving.model import Served, describe, first_line
 from budwood.serving.pages import static_files
 from budwood.serving.protocol import LimitedProtocol, sweep
 from budwood.serving.rates import Rates
 from budwood.serving.service import Service
+from budwood.serving.shelf import Place, Shelf, open_places
 
 __all__ = ["Plan", "event_loop", "process", "run"]
 
 logger = logging.getLogger("budwood.serving")
+
+TICK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Plan:
     hosts: frozenset[str] = frozenset()
     """Names that are accepted as Host, beside those of this machine."""
     access_log: bool = False
+    memory: float = math.inf
+    """Megabytes that the open models of all workers may take together."""
     rates: "Array[c_double] | None" = None
     """The shared memory of the keys' rate limits, where there are keys."""
 
@@ -60,9 +66,14 @@ class Plan:
     def layout(self) -> Layout:
         return make_layout([describe(entry) for entry in self.entries], self.workers)
 
-    def open(self) -> list[Model]:
+    @property
+    def megabytes(self) -> float:
+        """What the open models of one worker may take together."""
+        return self.memory / self.workers
+
+    def open(self) -> list[Place]:
         """Open all models. Raises BundleError when one must not be served."""
-        return [open_model(entry, i, self.runtime, self.limits.batch) for i, entry in enumerate(self.entries)]
+        return open_places(self.entries, self.runtime, self.limits.batch, self.megabytes)
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
@@ -106,7 +117,7 @@ def work(
     # Each runner is one thread; a tokenizer that starts its own would take the core of another runner.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     log_to_stderr(number)
-    models = plan.open()
+    places = plan.open()
     gc.collect()
     gc.freeze()
     loop = event_loop()
@@ -119,7 +130,7 @@ def work(
         if os.getppid() != parent:
             stop.set()
 
-    loop.run_until_complete(run(plan, number, models, listener, memory, stop, on_ready, stop_if_orphaned))
+    loop.run_until_complete(run(plan, number, places, listener, memory, stop, on_ready, stop_if_orphaned))
     loop.close()
 
 
@@ -140,7 +151,7 @@ def refusal(error: BaseException) -> BudwoodError:
 async def run(
     plan: Plan,
     number: int,
-    models: list[Model],
+    places: list[Place],
     listener: socket.socket,
     memory: "Array[c_double]",
     stop: asyncio.Event,
@@ -151,14 +162,12 @@ async def run(
     loop = asyncio.get_running_loop()
     limits = plan.limits
     metrics = Metrics(plan.layout, memory, number)
-    models = [
-        replace(model, index=metrics.claim(describe(entry))) for model, entry in zip(models, plan.entries, strict=True)
-    ]
     batcher = Batcher(loop, limits, -(-limits.queue // plan.workers), plan.runners, metrics)
     keys = Keys(plan.keys, Rates(plan.rates)) if plan.keys else None
     board = Board(plan.layout, memory)
     desk = Desk(loop, limits, plan.runners, metrics)
-    service = Service(models, batcher, desk, metrics, board, limits, keys, is_loopback(plan.host), pages=static_files())
+    shelf = Shelf(places, plan.runtime, plan.megabytes, limits, metrics, batcher)
+    service = Service(shelf, batcher, desk, metrics, board, limits, keys, is_loopback(plan.host), pages=static_files())
     service.hosts, service.access = plan.hosts, Access(number) if plan.access_log else None
     config = uvicorn.Config(
         App(service),
@@ -182,15 +191,15 @@ async def run(
     desk.close()
     batcher.close()
     service.monitor.close()
-    for model in models:
-        model.predictor.close()
+    await shelf.close()
 
 
 async def tick(service: Service, state: ServerState, on_tick: Callable[[], None]) -> None:
-    """Once a second: close overdue connections, publish gauges, read the keys file if it changed."""
+    """Once a second: close overdue connections, publish gauges, look at aliases and at the keys file."""
     while True:
-        await asyncio.sleep(1)
+        await asyncio.sleep(TICK_SECONDS)
         sweep(state, asyncio.get_running_loop().time())
+        service.shelf.tick()
         service.metrics.gauge("queue_depth", service.batcher.depth)
         service.metrics.gauge("texts", service.desk.texts)
         service.metrics.gauge("connections", len(state.connections))
@@ -224,6 +233,7 @@ def log_to_stderr(number: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines(number))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logger.setLevel(logging.INFO)
 
 
 class JsonLines(logging.Formatter):

@@ -297,9 +297,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1, help="of training; two runs of one thread beat one of two")
     parser.add_argument("--epochs", type=int, default=CHILD.epochs, help="of the control and of what is pruned")
+    parser.add_argument("--views", type=int, default=CHILD.views, help="ways in which they see the photos")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    STAGES[options.stage](Workshop(options.data, options.work, replace(CHILD, epochs=options.epochs)))
+    child = replace(CHILD, epochs=options.epochs, views=options.views)
+    STAGES[options.stage](Workshop(options.data, options.work, child))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ __all__ = ["NullRuntime"]
 class NullRuntime(Runtime):
     """Logits that depend on a row's first array alone, whatever else is in its batch."""
 
-    outputs: int
+    labels: int
     """Number of logits of a row."""
     delay_seconds: float = 0.0
     fail_id: int = -1
@@ -47,7 +47,7 @@ class NullRuntime(Runtime):
             raise BundleError(f"null.json is off: {error}", where=str(path)) from error
 
     def run(self, inputs: Arrays) -> Arrays:
-        """`{"logits": float32 of shape (rows, outputs)}`; inputs of any shape (rows, …)."""
+        """`{"logits": float32 of shape (rows, labels)}`; inputs of any shape (rows, …)."""
         values = next(iter(inputs.values())).astype(np.int64)
         values = values.reshape(len(values), -1)
         if self.delay_seconds:
@@ -56,7 +56,7 @@ class NullRuntime(Runtime):
             os._exit(70)
         if (values == self.fail_id).any():
             raise RuntimeError("the null runtime was told to fail on this row")
-        logits = hashed(values, self.outputs)
+        logits = hashed(values, self.labels)
         logits[(values == self.nan_id).any(axis=1)] = np.nan
         return {"logits": logits}
 

@@ -15,7 +15,7 @@ from budwood.runtimes.null import NullRuntime
 
 
 def test_a_row_gives_the_same_in_any_batch() -> None:
-    runtime = NullRuntime(outputs=5)
+    runtime = NullRuntime(labels=5)
     random = np.random.default_rng(0)
     ids = random.integers(1, 30000, (16, 12))
     together = runtime.run({"input_ids": ids})["logits"]
@@ -29,13 +29,13 @@ def test_a_row_gives_the_same_in_any_batch() -> None:
 
 
 def test_only_the_marked_rows_are_not_a_number() -> None:
-    logits = NullRuntime(outputs=2, nan_id=7).run({"input_ids": np.array([[1, 2], [7, 2], [3, 4]])})["logits"]
+    logits = NullRuntime(labels=2, nan_id=7).run({"input_ids": np.array([[1, 2], [7, 2], [3, 4]])})["logits"]
     assert np.isnan(logits).all(axis=1).tolist() == [False, True, False]
 
 
 def test_failing_rows_raise() -> None:
     with pytest.raises(RuntimeError, match="told to fail"):
-        NullRuntime(outputs=2, fail_id=7).run({"input_ids": np.array([[1, 7]])})
+        NullRuntime(labels=2, fail_id=7).run({"input_ids": np.array([[1, 7]])})
 
 
 def test_it_opens_any_bundle(tmp_path: Path) -> None:

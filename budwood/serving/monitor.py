@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,16 @@ class Kept:
     kind: int
     prediction: Any
     """A label, a list of labels, a number, or None for a text."""
+
+
+class Log(Protocol):
+    """What keeps predictions for longer; see `prediction_log.py`."""
+
+    def note(
+        self, request_id: str, place: int, model: Model, kind: int, row: Row, answer: Answer, seconds: float
+    ) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Watched:
@@ -140,6 +150,7 @@ class Monitor:
         """Upper bounds of the histogram of each version's numbers."""
         self.keys = Ring(KEYS, metrics.row, metrics.layout.shared["keys"])
         self.judged: dict[tuple[str, str], tuple[float, Judged]] = {}
+        self.log: Log | None = None
         self.pending: tuple[Watched, Row] | None = None
         self.next_look = 0.0
         self.closed = threading.Event()
@@ -153,16 +164,33 @@ class Monitor:
             self.edges[model.name, model.version] = found.edges
         return found
 
-    def note(self, request_id: bytes, model: Model, rows: Sequence[Row], results: Sequence[Answered | Failed]) -> None:
-        """Count the answers to one request."""
+    def note(
+        self,
+        request_id: bytes,
+        model: Model,
+        rows: Sequence[Row],
+        results: Sequence[Answered | Failed],
+        seconds: float,
+    ) -> None:
+        """Count the answers to one request, which took so long."""
         watched, now = self.of(model), time.monotonic()
         name = request_id.decode()
         for place, result in enumerate(results):
             if isinstance(result, Answered):
                 prediction = watched.note(now, rows[place], result.answer)
                 self.keys.append(key_of(name, place), watched.number, watched.kind, prediction)
+                if self.log is not None:
+                    self.log.note(name, place, model, watched.kind, rows[place], result.answer, seconds)
         if watched.looks and now >= self.next_look and self.pending is None:
             self.look_at(watched, rows[0])
+
+    def wrote(self, request_id: bytes, model: Model, row: Row, texts: int, seconds: float) -> None:
+        """Note the texts of one request: that they were written, not what they say."""
+        watched, name = self.of(model), request_id.decode()
+        for place in range(texts):
+            self.keys.append(key_of(name, place), watched.number, TEXT, math.nan)
+            if self.log is not None:
+                self.log.note(name, place, model, TEXT, row, {}, seconds)
 
     def look_at(self, watched: Watched, row: Row) -> None:
         """Give one input to the thread."""
@@ -178,6 +206,8 @@ class Monitor:
         self.waiting.set()
         if self.thread is not None:
             self.thread.join(timeout=5)
+        if self.log is not None:
+            self.log.close()
 
     # In the thread
 

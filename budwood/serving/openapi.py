@@ -43,6 +43,7 @@ REASONS = {
     403: "Sent by the page of another site, or with a key that is good for less",
     404: "No such model",
     408: "The request came too slowly",
+    409: "There is another label for this answer",
     413: "Too long",
     415: "Not application/json",
     422: "Well-formed, but invalid; the field is named",
@@ -74,9 +75,9 @@ KEY_HEADER = {"type": "apiKey", "in": "header", "name": "x-api-key"}
 
 def operation(route: Route, models: Sequence[Model], guarded: bool) -> dict[str, Any]:
     names = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
-    known = {field: sorted({getattr(model, field) for model in models}) for field in ("name", "version")}
+    known = {field: {"enum": sorted({getattr(model, field) for model in models})} for field in ("name", "version")}
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "enum": known[name]}}
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"} | known.get(name, {})}
         for name in names
     ]
     if route.shape == "predict":
@@ -126,6 +127,7 @@ def content(route: Route) -> dict[str, Any]:
         "completion": ("application/json", {"$ref": "#/components/schemas/CompletionAnswer"}),
         "chat": ("application/json", {"$ref": "#/components/schemas/CompletionAnswer"}),
         "json": ("application/json", {"type": "object"}),
+        "feedback": ("application/json", FEEDBACK_ANSWER),
         "drawing": ("image/svg+xml", {"type": "string"}),
         "text": ("text/plain", {"type": "string"}),
         "html": ("text/html", {"type": "string"}),
@@ -140,7 +142,8 @@ def failures(route: Route, guarded: bool) -> dict[str, Any]:
     statuses = [400, 431]
     statuses += [401, 429] if guarded and not route.open else []
     statuses += [403] if guarded and route.scope != "predict" and not route.infers else []
-    statuses += [403, 408, 413, 415, 422, 503, 504] if route.infers else []
+    statuses += [403, 408, 413, 415, 422, 503] if route.method == "POST" else []
+    statuses += [504] if route.infers else [409] if route.shape == "feedback" else []
     statuses += [503] if route.path.endswith(("ready", "/readyz", "/ping")) else []
     statuses += [404] if "{" in route.path or route.shape in WRITING else []
     kind, shape = "application/problem+json", "Problem"
@@ -177,6 +180,7 @@ def schemas(models: Sequence[Model], limits: Limits) -> dict[str, Any]:
         "CompletionRequest": completion_request(limits, smallest_vocabulary(models)),
         "ChatRequest": chat_request(limits, smallest_vocabulary(models)),
         "CompletionAnswer": COMPLETION_ANSWER,
+        "FeedbackRequest": feedback_request(limits),
         "Problem": PROBLEM,
         "PlainError": PLAIN,
         "OpenAIError": OPENAI,
@@ -196,6 +200,29 @@ def strict(properties: dict[str, Any], optional: Sequence[str] = ()) -> dict[str
 FAILED_ITEM = {
     "description": "In the place of the answer to an input on which the model failed",
 } | strict({"error": strict({"status": {"type": "integer"}, "detail": {"type": "string"}})})
+
+
+def feedback_request(limits: Limits) -> dict[str, Any]:
+    """A label's kind is that of the answer: a text, a list of texts, a number, or for a text whether it was good."""
+    label = {"anyOf": [{"type": kind} for kind in ("string", "number", "boolean")] + [LABELS]}
+    place = {"type": "integer", "minimum": 0, "maximum": limits.items - 1, "default": 0}
+    return strict({"label": label, "input": place, "replace": {"type": "boolean"}}, optional=("input", "replace"))
+
+
+LABELS = {"type": "array", "items": {"type": "string"}}
+FEEDBACK_ANSWER = {
+    "type": "object",
+    "properties": {
+        "request_id": {"type": "string"},
+        "input": {"type": "integer"},
+        "model": {"type": "string"},
+        "version": {"type": "string"},
+        "prediction": {},
+        "label": {},
+        "score": {"type": "number"},
+    },
+    "required": ["request_id", "input", "model", "version", "label", "score"],
+}
 
 
 def infer_request(models: Sequence[Model], limits: Limits) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from budwood.serving import completions, drawing, inference_protocol, information, pages, predict
+from budwood.serving import completions, drawing, feedback, inference_protocol, information, pages, predict
 from budwood.serving.http import Request, Response
 from budwood.serving.keys import Scope
 from budwood.serving.service import Service
@@ -12,7 +12,7 @@ from budwood.serving.service import Service
 __all__ = ["ROUTES", "Handler", "Route"]
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
-Shape = Literal["predict", "drawing", "infer", "completion", "chat", "json", "text", "html", "part"]
+Shape = Literal["predict", "drawing", "infer", "completion", "chat", "feedback", "json", "text", "html", "part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Route:
 
     @property
     def infers(self) -> bool:
-        return self.method == "POST"
+        return self.method == "POST" and self.shape != "feedback"
 
 
 V2_MODEL = "/v2/models/{name}"
@@ -45,6 +45,7 @@ ROUTES = (
     Route("POST", "/invocations", predict.predict, "The same, where SageMaker looks for it", "predict"),
     Route("POST", "/v1/completions", completions.completions, "Go on from a prompt, OpenAI's way", "completion"),
     Route("POST", "/v1/chat/completions", completions.chat, "Answer in a chat, OpenAI's way", "chat"),
+    Route("POST", "/feedback/{request_id}", feedback.feedback, "The true label of an answer, later", "feedback"),
     Route("GET", "/v1/models", information.models, "The models, as OpenAI's clients list them"),
     Route("GET", "/v2", inference_protocol.server_metadata, "Open Inference Protocol: the server"),
     Route("GET", "/v2/health/live", inference_protocol.health_live, "Whether the process runs", open=True),

@@ -5,6 +5,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -17,10 +18,12 @@ from typing import Literal, Self
 
 from budwood.core.errors import UsageError
 from budwood.serving.auth import Keys, check_binding, checked_hosts
+from budwood.serving.journal import prepare
 from budwood.serving.limits import Limits
 from budwood.serving.memory import share
 from budwood.serving.metrics import allocate
 from budwood.serving.model import Served
+from budwood.serving.prediction_log import LogOptions
 from budwood.serving.rates import allocate_rates
 from budwood.serving.supervisor import Supervisor
 from budwood.serving.worker import Plan, event_loop, run
@@ -44,6 +47,7 @@ def serve(
     hosts: Collection[str] = (),
     access_log: bool = False,
     memory: "float | str | None" = None,
+    log: LogOptions | None = None,
     on_ready: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Answer requests until SIGTERM; then accepted requests finish, new ones get 503, and it returns.
@@ -61,6 +65,7 @@ def serve(
         access_log: write a JSON line for each request to standard error.
         memory: megabytes that open models may take, over all workers, or `auto` for a share of this container's;
             beyond it the least recently used are closed, and opened again when they are asked for.
+        log: what is kept of the predictions; nothing by default.
 
     Raises:
         UsageError: a parameter is off, or the port is taken.
@@ -69,9 +74,13 @@ def serve(
     """
     plan = make_plan(entries, host, workers, runtime, keys, max_queue, limits)
     plan = replace(plan, hosts=checked_hosts(hosts), access_log=access_log, memory=share(memory))
+    plan = logged(plan, log)
     listeners = bind(host, port, plan.workers)
     url = address(host, listeners[0])
-    received = Supervisor(plan, listeners, allocate(plan.layout), lambda: on_ready(url)).run()
+    try:
+        received = Supervisor(plan, listeners, allocate(plan.layout), lambda: on_ready(url)).run()
+    finally:
+        shutil.rmtree(plan.scratch, ignore_errors=True)
     if received == signal.SIGINT:
         raise KeyboardInterrupt
 
@@ -88,10 +97,12 @@ def start(
     hosts: Collection[str] = (),
     access_log: bool = False,
     memory: "float | str | None" = None,
+    log: LogOptions | None = None,
 ) -> "Handle":
     """The same server with one worker in a thread of this process; returns when ready, raises as `serve` does."""
     plan = make_plan(entries, host, 1, runtime, keys, max_queue, limits)
     plan = replace(plan, hosts=checked_hosts(hosts), access_log=access_log, memory=share(memory))
+    plan = logged(plan, log)
     places = plan.open()
     (listener,) = bind(host, port, 1)
     loop, stop, ready = event_loop(), asyncio.Event(), threading.Event()
@@ -104,6 +115,7 @@ def start(
             failures.append(error)
         finally:
             loop.close()
+            shutil.rmtree(plan.scratch, ignore_errors=True)
             ready.set()
 
     thread = threading.Thread(target=work, name="budwood-server", daemon=True)
@@ -137,6 +149,13 @@ class Handle:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def logged(plan: Plan, log: LogOptions | None) -> Plan:
+    """The plan with a prediction log, whose file is made. Raises UsageError when it cannot be."""
+    if log is not None:
+        prepare(log.file)
+    return replace(plan, log=log)
 
 
 def make_plan(

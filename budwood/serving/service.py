@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from budwood.serving.desk import Desk, Wanted, complete
 from budwood.serving.errors import HttpError
 from budwood.serving.http import Disconnected, Request
 from budwood.serving.limits import Limits
+from budwood.serving.live_accuracy import Feedback
 from budwood.serving.metrics import Board, Metrics
 from budwood.serving.model import Model
 from budwood.serving.monitor import Monitor
@@ -48,6 +50,8 @@ class Service:
     """The OpenAPI document."""
     monitor: Monitor = field(init=False)
     """What it notes of its answers."""
+    feedback: Feedback = field(default_factory=Feedback)
+    """The labels that came for them."""
 
     def __post_init__(self) -> None:
         self.monitor = Monitor(self.metrics, self.board)
@@ -112,12 +116,13 @@ class Service:
         await self.open(request)
         if request.model.task.writes and any("options" in row for row in rows):
             return await self.written(request, rows)
+        began = time.perf_counter()
         at_once = self.batcher.at_once(request.model, rows, top, request.scope.get("client"))
         results = at_once or await self.queued(request, rows, top)
         for result in results:
             if isinstance(result, Answered):
                 self.metrics.answered(request.model.index, result.answer)
-        self.monitor.note(request.id, request.model, rows, results)
+        self.monitor.note(request.id, request.model, rows, results, time.perf_counter() - began)
         return results
 
     async def open(self, request: Request) -> None:

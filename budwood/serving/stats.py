@@ -24,7 +24,7 @@ def monitored(service: Service, model: Model) -> dict[str, Any]:
         "classes": {label: int(count) for label, count in board.predictions(seen).items()},
         "confidence": confidence(board, seen),
         "drift": service.monitor.drift(model).to_json(),
-        "feedback": {"n": 0, "metric": None, "value": None, "ci": None},
+        "feedback": service.feedback.of(model.name, model.version),
     }
 
 

@@ -6,14 +6,16 @@ import json
 import logging
 import math
 import os
+import secrets
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from ctypes import Array, c_double
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -27,9 +29,11 @@ from budwood.serving.auth import Keys, is_loopback
 from budwood.serving.batch import Batcher
 from budwood.serving.desk import Desk
 from budwood.serving.limits import Limits
+from budwood.serving.live_accuracy import Feedback
 from budwood.serving.metrics import Board, Layout, Metrics, make_layout
 from budwood.serving.model import Served, describe, first_line
 from budwood.serving.pages import static_files
+from budwood.serving.prediction_log import LogOptions, PredictionLog
 from budwood.serving.protocol import LimitedProtocol, sweep
 from budwood.serving.rates import Rates
 from budwood.serving.service import Service
@@ -59,12 +63,21 @@ class Plan:
     access_log: bool = False
     memory: float = math.inf
     """Megabytes that the open models of all workers may take together."""
+    log: LogOptions | None = None
+    """The prediction log, where one is kept."""
+    scratch: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / f"budwood-{secrets.token_hex(16)}")
+    """A folder that is made when it is needed, and removed when the server ends."""
     rates: "Array[c_double] | None" = None
     """The shared memory of the keys' rate limits, where there are keys."""
 
     @property
     def layout(self) -> Layout:
         return make_layout([describe(entry) for entry in self.entries], self.workers)
+
+    @property
+    def journal(self) -> Path:
+        """Where labels that come later are kept."""
+        return self.log.file if self.log is not None else self.scratch / "feedback.sqlite"
 
     @property
     def megabytes(self) -> float:
@@ -169,6 +182,8 @@ async def run(
     shelf = Shelf(places, plan.runtime, plan.megabytes, limits, metrics, batcher)
     service = Service(shelf, batcher, desk, metrics, board, limits, keys, is_loopback(plan.host), pages=static_files())
     service.hosts, service.access = plan.hosts, Access(number) if plan.access_log else None
+    service.feedback = Feedback(plan.journal, plan.log is not None)
+    service.monitor.log = PredictionLog(plan.log, metrics.count) if plan.log else None
     config = uvicorn.Config(
         App(service),
         log_config=None,

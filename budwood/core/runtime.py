@@ -19,6 +19,9 @@ class Runtime(ABC):
     install: ClassVar[str] = ""
     """The command that brings this package."""
 
+    in_place: bool = False
+    """Whether the opened model is a decoder that `run_in_place` runs."""
+
     @classmethod
     @abstractmethod
     def open(cls, bundle: Bundle, threads: int) -> "Runtime":
@@ -27,6 +30,20 @@ class Runtime(ABC):
     @abstractmethod
     def run(self, inputs: Arrays) -> Arrays:
         """One batch. Inputs that the model does not take are ignored."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what `run` gives; empty where they are known after the first batch only."""
+        return ()
+
+    def run_in_place(self, inputs: Arrays, cache: Arrays) -> Arrays:
+        """One batch of a decoder whose new keys and values are written into `cache` itself; the other outputs.
+
+        Args:
+            inputs: what `run` takes, without the cache. Row r of `attention_mask` ends with the new tokens of row r.
+            cache: `past_key_values.N.key|value`, each (rows, heads, capacity, width), contiguous and writable.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def close(self) -> None:

@@ -91,7 +91,10 @@ class Decoder(Graph, ABC):
         inputs, outputs = self.signature()
         graph = helper.make_graph(self.nodes, "decoder", inputs, outputs, list(self.weights.values()))
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(FUSED, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="budwood")
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="budwood")
+        # Rows of different lengths may have their cache in one block that is written in place.
+        model.metadata_props.add(key="budwood.cache", value="in place")
+        return model
 
     @abstractmethod
     def body(self) -> str:
@@ -119,16 +122,15 @@ class Decoder(Graph, ABC):
     def masks(self) -> None:
         """What may be looked at: the kernel knows of the order of tokens, `bias` forbids the padding.
 
-        The kernel takes rows that are padded on the right. So every row is said to be full, and the mask tells which
-        columns are not: then the side does not matter.
+        A row ends with the last column that its mask shows, and its new tokens stand there. So rows of different
+        lengths may share a batch and a cache, begun at its first column or padded on the left.
         """
         shape = self.add("Shape", ["attention_mask"], "mask.shape")
         self.weight("one", np.asarray([1], np.int64))
         total = self.add("Gather", [shape, self.weight("second", np.asarray(1, np.int64))], "mask.total")
-        batch = self.add("Gather", [shape, self.weight("first", np.asarray([0], np.int64))], "mask.batch")
         self.add("Cast", [total], "total", to=TensorProto.INT32)
-        less = self.add("Sub", ["total", self.weight("one.int32", np.asarray(1, np.int32))], "mask.last")
-        self.add("Expand", [less, batch], "lengths")
+        last = self.add("ArgMax", ["attention_mask"], "mask.last", axis=1, keepdims=0, select_last_index=1)
+        self.add("Cast", [last], "lengths", to=TensorProto.INT32)
         seen = self.add("Cast", ["attention_mask"], "mask.seen", to=TensorProto.BOOL)
         zero, lowest = self.weight("zero", np.float32(0)), self.weight("lowest", np.float32(LOWEST))
         rows = self.add("Where", [seen, zero, lowest], "mask.rows")

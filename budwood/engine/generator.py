@@ -17,20 +17,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from budwood.core import registry
 from budwood.core.bundle import Bundle
 from budwood.core.errors import BundleError
 from budwood.core.runtime import Runtime
 from budwood.core.task import Answer, Arrays
+from budwood.engine.decoder_rows import CopiedRows, Rows, SharedRows
 from budwood.engine.decoding import Chosen, Finish, Piece, Sampling, Writer, cut_at
+from budwood.engine.scheduler import Room, Scheduler, Work
 from budwood.engine.vocabulary import Vocabulary
 
-__all__ = ["Cache", "Completion", "Decoder", "Generator", "Prompt", "Shape", "fresh_seed"]
+__all__ = ["Completion", "Decoder", "Generator", "Prompt", "Shape", "fresh_seed"]
 
-KEPT = 0.75
-"""Share of the window that is read again when a text outgrows it: more remembers better, less reads less often."""
 MAX_ROWS = 64
 """Texts that are written side by side; further ones wait for the next batch."""
 
@@ -76,65 +75,26 @@ def pick(config: Mapping[str, Any], *names: str) -> Any:
     return next((config[name] for name in names if config.get(name) is not None), None) or config[names[0]]
 
 
-@dataclass
-class Cache:
-    """What a decoder remembers of a batch of texts, padded on the left to one width."""
-
-    past: Arrays
-    """`past_key_values.N.key|value`, each (rows, heads, columns, width)."""
-    mask: NDArray[np.int64]
-    """(rows, columns): 1 where a row has a token."""
-
-    def select(self, rows: Sequence[int]) -> "Cache":
-        """The cache of some rows, without the columns that only others needed."""
-        mask = self.mask[list(rows)]
-        used = int(mask.any(axis=0).argmax()) if mask.size else 0
-        return Cache({name: value[list(rows), :, used:] for name, value in self.past.items()}, mask[:, used:])
-
-    def join(self, other: "Cache") -> "Cache":
-        """Both batches as one; the narrower is padded on the left."""
-        width = max(self.mask.shape[1], other.mask.shape[1])
-        both = (self, other)
-        mask = np.concatenate([pad_left(cache.mask, 1, width) for cache in both])
-        past = {name: np.concatenate([pad_left(cache.past[name], 2, width) for cache in both]) for name in self.past}
-        return Cache(past, mask)
-
-
-def pad_left(array: NDArray[Any], axis: int, width: int) -> NDArray[Any]:
-    missing = width - array.shape[axis]
-    return np.pad(array, [(missing, 0) if at == axis else (0, 0) for at in range(array.ndim)]) if missing else array
-
-
+@dataclass(frozen=True)
 class Decoder:
-    """A language model as two operations on a batch: read prompts, and go on by one token each."""
+    """A language model as a runtime runs it."""
 
-    def __init__(self, run: Callable[[Arrays], Arrays], shape: Shape) -> None:
-        self.run, self.shape = run, shape
+    run: Callable[[Arrays], Arrays]
+    """As `Runtime.run`."""
+    shape: Shape
+    in_place: Callable[[Arrays, Arrays], Arrays] | None = None
+    """As `Runtime.run_in_place`, where the model can."""
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> tuple[Cache, NDArray[np.float32]]:
-        """The cache of these prompts and the logits of the token that follows each, (rows, vocabulary)."""
-        width = max(map(len, prompts))
-        ids = np.zeros((len(prompts), width), np.int64)
-        mask = np.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = prompt
-            mask[row, width - len(prompt) :] = 1
-        return self.call(ids, np.maximum(mask.cumsum(axis=1) - 1, 0), mask, self.shape.empty(len(prompts)))
+    @classmethod
+    def of(cls, runtime: Runtime, folder: Path) -> Self:
+        """Of a bundle's folder. Raises BundleError when its config.json is not that of a causal language model."""
+        return cls(runtime.run, Shape.read(folder), runtime.run_in_place if runtime.in_place else None)
 
-    def step(self, cache: Cache, tokens: Sequence[int]) -> tuple[Cache, NDArray[np.float32]]:
-        """The cache with one more token in each row, and the logits of the token after it."""
-        positions = cache.mask.sum(axis=1, keepdims=True)
-        mask = np.pad(cache.mask, [(0, 0), (0, 1)], constant_values=1)
-        return self.call(np.asarray(tokens, np.int64)[:, None], positions, mask, cache.past)
-
-    def call(
-        self, ids: NDArray[np.int64], positions: NDArray[np.int64], mask: NDArray[np.int64], past: Arrays
-    ) -> tuple[Cache, NDArray[np.float32]]:
-        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-        # The logits of the last token only; a graph without this input gives all of them.
-        outputs = self.run(inputs | past | {"num_logits_to_keep": np.asarray(1, np.int64)})
-        present = {name: outputs[name.replace("past_key_values", "present")] for name in past}
-        return Cache(present, mask), outputs["logits"][:, -1]
+    def rows(self, count: int) -> Rows:
+        """Memory for so many texts."""
+        if self.in_place is not None:
+            return SharedRows(self.in_place, self.shape, count)
+        return CopiedRows(self.run, self.shape)
 
 
 @dataclass(frozen=True)
@@ -157,7 +117,7 @@ class Completion:
 
 
 class Generator:
-    """A decoder with its vocabulary. Several threads may use it; each call has its own cache."""
+    """A decoder with its vocabulary. Several threads may use it; each call has rows of its own."""
 
     def __init__(self, decoder: Decoder, vocabulary: Vocabulary, runtime: Runtime | None = None) -> None:
         self.decoder, self.vocabulary, self.runtime = decoder, vocabulary, runtime
@@ -169,7 +129,7 @@ class Generator:
             runtime = "onnxruntime" if bundle.formats - {"torch"} else "torch"
         kind: type[Runtime] = registry.get("runtimes", runtime)
         opened = kind.open(bundle, threads)
-        return cls(Decoder(opened.run, Shape.read(bundle.path)), Vocabulary.open(bundle.path), opened)
+        return cls(Decoder.of(opened, bundle.path), Vocabulary.open(bundle.path), opened)
 
     def stream(
         self,
@@ -200,15 +160,26 @@ class Generator:
         ids = [self.encode(prompt) for prompt in prompts]
         each = [options] * len(ids) if isinstance(options, Sampling) else list(options)
         until = None if seconds is None else time.monotonic() + seconds
-        rows = [(at, sample) for at in range(len(ids)) for sample in range(n)]
+        pieces: list[Piece] = []
+        work = Work(self.writers(prompts, ids, each, n), pieces.append, until, cancelled or (lambda: False))
+        side_by_side = max(1, min(batch_size, len(work.writers)))
+        scheduler = self.scheduler(Room(side_by_side, side_by_side))
+        scheduler.add(work)
+        while scheduler.busy:
+            scheduler.turn()
+            yield from pieces
+            pieces.clear()
+
+    def writers(
+        self, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]], options: Sequence[Sampling], n: int
+    ) -> list[Writer]:
+        """`n` for each prompt, whose ids are what `encode` gave; each writes one text."""
         decode, ends = self.vocabulary.decode, self.vocabulary.ends
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            writers = [
-                Writer(at * n + sample, ids[at], each[at], decode, ends, sample, answers=is_chat(prompts[at]))
-                for at, sample in part
-            ]
-            yield from self.write(writers, until, cancelled)
+        return [
+            Writer(at * n + sample, ids[at], options[at], decode, ends, sample, answers=is_chat(prompts[at]))
+            for at in range(len(ids))
+            for sample in range(n)
+        ]
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The ids of a prompt; ids are taken as they are.
@@ -222,57 +193,10 @@ class Generator:
             return self.vocabulary.encode_chat(cast(Sequence[Mapping[str, str]], prompt))
         return self.vocabulary.known(cast(Sequence[int], prompt))
 
-    def write(self, writers: Sequence[Writer], until: float | None, cancelled: Cancelled | None) -> Iterator[Piece]:
-        """Write these texts side by side until each has ended."""
-        open_ones = list(writers)
-        cache: Cache | None = None
-        logits: NDArray[np.float32]
-        while open_ones:
-            why = ending(until, cancelled)
-            if why is not None:
-                yield from (writer.end(why) for writer in open_ones)
-                return
-            if cache is None:
-                cache, logits = self.begin(open_ones)
-            else:
-                cache, logits = self.advance(cache, open_ones)
-            for writer, row in zip(open_ones, logits, strict=True):
-                piece = writer.take(row)
-                if piece.text or piece.finish:
-                    yield piece
-            going = [row for row, writer in enumerate(open_ones) if writer.finish is None]
-            if len(going) < len(open_ones):
-                cache, open_ones = cache.select(going), [open_ones[row] for row in going]
-
-    def begin(self, writers: Sequence[Writer]) -> tuple[Cache, NDArray[np.float32]]:
-        """Read the prompts; samples of one prompt are read once."""
-        windows = [self.fit(writer.ids) for writer in writers]
-        unique = list(dict.fromkeys(map(tuple, windows)))
-        cache, logits = self.decoder.read(unique)
-        rows = [unique.index(tuple(window)) for window in windows]
-        return cache.select(rows), logits[rows]
-
-    def advance(self, cache: Cache, writers: Sequence[Writer]) -> tuple[Cache, NDArray[np.float32]]:
-        """One more token in each row; the rows whose window is full are read again, shortened."""
-        lengths = cache.mask.sum(axis=1)
-        full = [row for row in range(len(writers)) if lengths[row] >= self.decoder.shape.window]
-        if not full:
-            return self.decoder.step(cache, [writer.ids[-1] for writer in writers])
-        rest = [row for row in range(len(writers)) if row not in full]
-        slid, slid_logits = self.decoder.read([self.fit(writers[row].ids, slide=True) for row in full])
-        if not rest:
-            return slid, slid_logits
-        stepped, logits = self.decoder.step(cache.select(rest), [writers[row].ids[-1] for row in rest])
-        back = np.argsort(np.asarray(rest + full))
-        return stepped.join(slid).select(back.tolist()), np.concatenate([logits, slid_logits])[back]
-
-    def fit(self, ids: Sequence[int], *, slide: bool = False) -> list[int]:
-        """The ids, or their end where they are too many for the window to hold and one token to be added."""
-        window = self.decoder.shape.window
-        if len(ids) < window and not slide:
-            return list(ids)
-        start = [ids[0]] if ids[0] == self.vocabulary.start else []
-        return start + list(ids[len(ids) - max(1, int(window * KEPT) - len(start)) :])
+    def scheduler(self, room: Room) -> Scheduler:
+        """What writes with this model, for one thread."""
+        shape = self.decoder.shape
+        return Scheduler(self.decoder.rows(room.rows + 1), shape.window, self.vocabulary.start, room)
 
     def complete(
         self,
@@ -327,12 +251,6 @@ class Generator:
 
 def is_chat(prompt: Prompt) -> bool:
     return not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
-
-
-def ending(until: float | None, cancelled: Cancelled | None) -> Finish | None:
-    if cancelled is not None and cancelled():
-        return "cancelled"
-    return "deadline" if until is not None and time.monotonic() > until else None
 
 
 def fresh_seed() -> int:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import Any, ClassVar, Self, final
 
+import numpy as np
+
 from budwood.core.bundle import Bundle
 from budwood.core.errors import BundleError, require
 from budwood.core.runtime import Runtime
@@ -12,6 +14,9 @@ from budwood.core.task import Arrays
 from budwood.engine.providers import CPU, PROVIDERS, asked_for, choose, with_options
 
 __all__ = ["OnnxRuntime"]
+
+CACHE, IN_PLACE = "budwood.cache", "in place"
+"""A note in decoder graphs that `engine/decoder_graph.py` writes."""
 
 logger = logging.getLogger("budwood.runtimes")
 
@@ -52,6 +57,8 @@ class OnnxRuntime(Runtime):
         self.providers = running(self._ort_session, chosen, asked)
         self._inputs = frozenset(item.name for item in self._ort_session.get_inputs())
         self._outputs = [item.name for item in self._ort_session.get_outputs()]
+        notes = self._ort_session.get_modelmeta().custom_metadata_map
+        self.in_place = self.providers == (CPU,) and notes.get(CACHE) == IN_PLACE
         self._closing = Lock()
 
     @classmethod
@@ -72,6 +79,27 @@ class OnnxRuntime(Runtime):
             raise BundleError("the runtime is closed")
         values = session.run(self._outputs, {name: inputs[name] for name in self._inputs})
         return dict(zip(self._outputs, values, strict=True))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(self._outputs)
+
+    def run_in_place(self, inputs: Arrays, cache: Arrays) -> Arrays:
+        session = self._ort_session
+        if session is None:
+            raise BundleError("the runtime is closed")
+        binding = session.io_binding()
+        for name, value in inputs.items():
+            if name in self._inputs:
+                binding.bind_cpu_input(name, np.asarray(value, order="C"))
+        for name, value in cache.items():
+            # The kernel writes where it reads when both have one address: only the new columns are touched.
+            place = ("cpu", 0, value.dtype, value.shape, value.ctypes.data)
+            binding.bind_input(name, *place)
+            binding.bind_output(name.replace("past_key_values", "present"), *place)
+        binding.bind_output("logits")
+        session.run_with_iobinding(binding)
+        return {"logits": binding.get_outputs()[-1].numpy()}
 
     def close(self) -> None:
         with self._closing:

@@ -17,8 +17,9 @@ from budwood.core.dataset import Dataset, Splits
 from budwood.core.errors import StepError, UsageError
 from budwood.core.recipe import Recipe
 from budwood.core.step import Context
+from budwood.engine.decoder_rows import CopiedRows
 from budwood.engine.decoding import Sampling
-from budwood.engine.generator import Generator
+from budwood.engine.generator import Decoder, Generator
 from budwood.engine.measure import score
 from budwood.engine.predictor import Predictor
 from budwood.engine.quantization import noise_of
@@ -77,6 +78,11 @@ MOST_NOISE = dict.fromkeys(CASES, 0.1) | {("llama", "q4"): 0.45}
 """Of the logits. Random weights as large as this Llama's bear 4 bits badly."""
 
 
+def logits_after(decoder: Decoder, texts: list[list[int]]) -> np.ndarray:
+    rows = decoder.rows(len(texts))
+    return np.stack([rows.read(rows.open(), text) for text in texts])
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_child_is_smaller_and_near_its_parent(case, floats, quantized):
     child, parent = quantized[case], floats[case[0]]
@@ -84,7 +90,7 @@ def test_the_child_is_smaller_and_near_its_parent(case, floats, quantized):
     assert child.model_file(FORMATS[case[1]]).stat().st_size < 0.55 * parent.model_file("onnx").stat().st_size
     generators = [Generator.open(item) for item in (child, parent)]
     begun = [generators[0].vocabulary.document(row).ids[: 4 + at] for at, row in enumerate(ROWS[:16])]
-    found, expected = (generator.decoder.read(begun)[1] for generator in generators)
+    found, expected = (logits_after(generator.decoder, begun) for generator in generators)
     assert 0 < noise_of(found, expected) < MOST_NOISE[case]
     assert 0 < child.manifest.report["noise"] < MOST_NOISE[case]
 
@@ -127,10 +133,20 @@ def test_pieces_of_equal_requests_add_up_to_equal_texts(case, quantized):
 @pytest.mark.parametrize("case", CASES)
 def test_neither_padding_nor_neighbours_change_a_row(case, quantized):
     decoder = Generator.open(quantized[case]).decoder
-    long, short = list(range(1, 40)), [5, 6, 7]
-    together, alone = decoder.read([long, short])[1], decoder.read([short])[1][0]
-    np.testing.assert_allclose(together[1], alone, atol=1e-3)
-    np.testing.assert_allclose(together[0], decoder.read([long])[1][0], atol=1e-3)
+    assert decoder.in_place is not None
+    texts = [list(range(1, 40)), [5, 6, 7]]
+    for make in (decoder.rows, lambda count: CopiedRows(decoder.run, decoder.shape)):
+        alone = [make(1) for _ in texts]
+        expected = []
+        for rows, text in zip(alone, texts, strict=True):
+            row = rows.open()
+            rows.read(row, text)
+            expected.append(rows.step([row], [9])[0])
+        rows = make(2)
+        together = [rows.open() for _ in texts]
+        for row, text in zip(together, texts, strict=True):
+            rows.read(row, text)
+        np.testing.assert_allclose(rows.step(together, [9, 9]), expected, atol=1e-3)
 
 
 @pytest.mark.shared

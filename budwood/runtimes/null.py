@@ -21,6 +21,10 @@ from budwood.core.task import Arrays
 __all__ = ["NullRuntime"]
 
 
+NEVER = -(1 << 62)
+"""No token and no pixel; small negative numbers are pixels that were normalised."""
+
+
 @final
 @dataclass(frozen=True)
 class NullRuntime(Runtime):
@@ -29,9 +33,9 @@ class NullRuntime(Runtime):
     labels: int
     """Number of logits of a row."""
     delay_seconds: float = 0.0
-    fail_id: int = -1
-    nan_id: int = -1
-    exit_id: int = -1
+    fail_id: int = NEVER
+    nan_id: int = NEVER
+    exit_id: int = NEVER
 
     reads: ClassVar[tuple[str, ...]] = ("onnx-int8", "onnx-q4", "onnx", "torch")
 
@@ -59,6 +63,10 @@ class NullRuntime(Runtime):
         logits = hashed(values, self.labels)
         logits[(values == self.nan_id).any(axis=1)] = np.nan
         return {"logits": logits}
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return ("logits",)
 
     def close(self) -> None:
         """Nothing was loaded."""

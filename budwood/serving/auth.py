@@ -52,7 +52,7 @@ def checked_hosts(hosts: Collection[str]) -> frozenset[str]:
     return frozenset(name.lower().strip("[]") for name in hosts)
 
 
-HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})|\[?[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*\]?", re.ASCII)
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})|\[?[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]?", re.ASCII)
 
 
 def check_host(headers: dict[bytes, bytes], hosts: frozenset[str] = frozenset()) -> None:

@@ -16,6 +16,7 @@ from budwood.stages.results import Adapted, Compared, Diagnosed, Evaluated, Plan
 
 if TYPE_CHECKING:
     from budwood.engine.screening import Screened
+    from budwood.serving.prediction_log import LogOptions
     from budwood.stages.screening import Question
     from budwood.stages.writing import Generated
 
@@ -268,6 +269,7 @@ def serve(
     hosts: Collection[str] = (),
     access_log: bool = False,
     memory: float | str | None = None,
+    log: "LogOptions | Path | str | None" = None,
     store: Path | str | None = None,
     on_ready: Callable[[str], None] = lambda url: None,
     progress: Progress = silent,
@@ -278,11 +280,14 @@ def serve(
     a failed request. `name:version` stays. With `memory`, in megabytes or `auto`, models that were not used for the
     longest time are closed, and opened again when they are asked for.
 
+    `log` is a file or a folder in which each answer is kept, or `LogOptions` that say what of it and for how long.
+
     `on_ready` is told the address as soon as every worker answers. Where several runtimes are installed, `auto`
     measures them on a model that is served here for the first time, within seconds, and remembers; `progress` is told.
     """
     from budwood.engine.runtime_choice import decide
     from budwood.serving.follow import follows
+    from budwood.serving.prediction_log import LogOptions
     from budwood.serving.server import Served
     from budwood.serving.server import serve as serve_entries
 
@@ -306,6 +311,7 @@ def serve(
         hosts=hosts,
         access_log=access_log,
         memory=memory,
+        log=LogOptions(Path(log)) if isinstance(log, Path | str) else log,
         on_ready=on_ready,
     )
 

@@ -10,6 +10,7 @@ from budwood.cli.screen import Screen
 
 if TYPE_CHECKING:
     from budwood.core.store import Entry
+    from budwood.serving.prediction_log import LogOptions
 
 KEYS = (
     "File with the hashes of API keys; then only requests that carry a key are answered. Needed when other machines "
@@ -22,6 +23,12 @@ MEMORY = (
     "Megabytes that open models may take, over all workers; beyond it the least recently used are closed, and opened "
     "again when they are asked for. auto is 60 % of the machine's. All stay open without it."
 )
+LOG = (
+    "SQLite file, or a folder for it, that keeps each answer: when, by which version, label or value, confidence and "
+    "milliseconds. Nothing is logged without it."
+)
+SAMPLE = "Share of the answers that is logged."
+INPUTS = "What is logged of the inputs: nothing, their SHA-256, or all."
 RUNTIME = "What computes; auto measures the installed ones once for each model, and remembers."
 
 
@@ -36,6 +43,11 @@ def serve(
     allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME", help=HOSTS)] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help=ACCESS)] = False,
     memory: Annotated[str | None, typer.Option(metavar="MB|auto", help=MEMORY)] = None,
+    log: Annotated[Path | None, typer.Option(metavar="FILE|DIR", help=LOG)] = None,
+    log_sample: Annotated[float, typer.Option(metavar="SHARE", help=SAMPLE)] = 1.0,
+    log_inputs: Annotated[str, typer.Option(metavar="off|hash|all", help=INPUTS)] = "off",
+    log_days: Annotated[float, typer.Option(metavar="DAYS", help="Older answers are forgotten.")] = 30.0,
+    log_mb: Annotated[float, typer.Option(metavar="MB", help="So are the oldest of a log that is larger.")] = 1000.0,
     store: Store = None,
     json: Annotated[
         bool, typer.Option("--json", help='{"url", "models"} on standard output when the server is ready.')
@@ -70,10 +82,18 @@ def serve(
             hosts=allow_host or (),
             access_log=access_log,
             memory=memory,
+            log=log_options(log, log_sample, log_inputs, log_days, log_mb),
             store=store,
             on_ready=ready,
             progress=screen.progress,
         )
+
+
+def log_options(path: Path | None, sample: float, inputs: str, days: float, megabytes: float) -> "LogOptions | None":
+    """What is logged; nothing without a path. Raises UsageError for values that make no sense."""
+    from budwood.serving.prediction_log import LogOptions
+
+    return LogOptions(path, sample, inputs, days, megabytes) if path is not None else None
 
 
 def number_of(workers: str) -> "int | Literal['auto']":

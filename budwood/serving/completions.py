@@ -163,7 +163,9 @@ async def respond(service: Service, request: Request, asked: Asked) -> Response:
         if first is None:
             raise Disconnected
         return Response(b"", content_type=b"text/event-stream; charset=utf-8", stream=joined(first, events))
+    started = time.perf_counter()
     found = await complete(service.desk, request, asked.wanted)
+    note(service, request, asked, started)
     choices = [choice(asked, at, item) for at, item in enumerate(found)]
     body = {**asked.head, "choices": choices}
     read_tokens = sum(item.prompt_tokens for item in found[:: asked.more.n])
@@ -171,6 +173,11 @@ async def respond(service: Service, request: Request, asked: Asked) -> Response:
     if any(item.cut for item in found):
         body["truncated"] = True
     return Response(json.dumps(body).encode())
+
+
+def note(service: Service, request: Request, asked: Asked, started: float) -> None:
+    seconds = time.perf_counter() - started
+    service.monitor.wrote(request.id, request.model, asked.wanted.prompts, asked.wanted.n, seconds)
 
 
 def choice(asked: Asked, at: int, found: Completion) -> dict[str, Any]:
@@ -206,7 +213,7 @@ async def joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
 
 async def stream(service: Service, request: Request, asked: Asked) -> AsyncIterator[bytes]:
     """Server-sent events. An error after the first one is an event too, and nothing comes after it."""
-    begun, sent = Begun(0, False), False
+    begun, sent, started = Begun(0, False), False, time.perf_counter()
     async with attended(service.desk, request, asked.wanted, pieces=True) as job:
         try:
             async for event in job:
@@ -224,6 +231,7 @@ async def stream(service: Service, request: Request, asked: Asked) -> AsyncItera
             yield b"data: " + render(error, "openai", request.id.decode())[1] + b"\n\n"
             return
         if not job.stopped.is_set():
+            note(service, request, asked, started)
             if asked.more.usage:
                 yield chunk(asked, [], usage=counts(begun.prompt_tokens, job.tokens))
             yield b"data: [DONE]\n\n"

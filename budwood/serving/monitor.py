@@ -184,12 +184,14 @@ class Monitor:
         if watched.looks and now >= self.next_look and self.pending is None:
             self.look_at(watched, rows[0])
 
-    def wrote(self, request_id: bytes, model: Model, row: Row, texts: int, seconds: float) -> None:
-        """Note the texts of one request: that they were written, not what they say."""
+    def wrote(self, request_id: bytes, model: Model, prompts: Sequence[object], n: int, seconds: float) -> None:
+        """Note the texts of one request, `n` for each prompt: that they were written, not what they say."""
         watched, name = self.of(model), request_id.decode()
-        for place in range(texts):
+        for place in range(len(prompts) * n):
             self.keys.append(key_of(name, place), watched.number, TEXT, math.nan)
             if self.log is not None:
+                prompt = prompts[place // n]
+                row = {"text" if isinstance(prompt, str) else "messages": prompt}
                 self.log.note(name, place, model, TEXT, row, {}, seconds)
 
     def look_at(self, watched: Watched, row: Row) -> None:

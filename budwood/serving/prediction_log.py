@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from budwood.core.errors import UsageError
 from budwood.core.task import Answer, Row, Task
@@ -22,11 +22,10 @@ from budwood.serving.journal import Entry, Journal
 from budwood.serving.model import Model
 from budwood.serving.monitor import key_of
 
-__all__ = ["Inputs", "LogOptions", "Noted", "PredictionLog"]
+__all__ = ["LogOptions", "Noted", "PredictionLog"]
 
 logger = logging.getLogger("budwood.serving")
 
-Inputs = Literal["off", "hash", "all"]
 FILE = "predictions.sqlite"
 """The file's name in a folder."""
 ROOM = 20_000
@@ -44,8 +43,8 @@ class LogOptions:
     """A file, or a folder in which there will be one."""
     sample: float = 1.0
     """The share of the answers, chosen by their request's id."""
-    inputs: Inputs = "off"
-    """Of the inputs nothing, their SHA-256, or all."""
+    inputs: str = "off"
+    """`off`: nothing of the inputs is kept, `hash`: their SHA-256, `all`: that and all of them."""
     days: float = 30.0
     megabytes: float = 1000.0
 
@@ -152,7 +151,7 @@ class PredictionLog:
             logger.error("the prediction log cannot be written: %s", error)
 
 
-def entry(noted: Noted, inputs: Inputs) -> Entry:
+def entry(noted: Noted, inputs: str) -> Entry:
     """The line of one answer."""
     content = None if noted.row is None or inputs == "off" else payload(noted.row, noted.task)
     raw = content.encode() if isinstance(content, str) else content

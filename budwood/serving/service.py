@@ -44,6 +44,8 @@ class Service:
     """Where each request is noted, if that is asked for."""
     ready: bool = True
     draining: bool = False
+    closing: bool = False
+    """Whether another worker has taken over: connections are closed after their answer."""
     pages: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)
     """Path to content type and body of the static files."""
     openapi: bytes = b"{}"
@@ -148,7 +150,9 @@ class Service:
         """Texts that go on from these rows. Raises as `results`, and HttpError 422 for rows that are to be measured."""
         if not all("options" in row for row in rows):
             raise HttpError(422, "texts to write and texts to measure are asked for apart", field="measure")
-        found = await complete(self.desk, request, Wanted.of(rows))
+        wanted, began = Wanted.of(rows), time.perf_counter()
+        found = await complete(self.desk, request, wanted)
+        self.monitor.wrote(request.id, request.model, wanted.prompts, wanted.n, time.perf_counter() - began)
         answers = [item.answer() for item in found]
         return [Answered(answer, json.dumps(answer).encode()) for answer in answers]
 

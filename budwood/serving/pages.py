@@ -67,6 +67,7 @@ def environment() -> Environment:
         loader=FunctionLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     made.filters |= {"figure": figure, "milliseconds": milliseconds, "percent": percent, "quoted": quoted}
+    made.globals |= {"figure_of": figure_of, "span_of": span_of, "title_of": title_of}
     return made
 
 
@@ -150,7 +151,7 @@ def live_context(service: Service, request: Request) -> dict[str, Any]:
         item["counts"] = sorted(((n, label) for label, n in counts.items() if n), key=lambda pair: (-pair[0], pair[1]))
         item["answers"] = sum(n for n, _ in item["counts"])
     drawn = {name: value for name, value in live.items() if name != "models"}
-    kept = ("requests_per_second", "p50_ms", "p95_ms", "p99_ms", "errors")
+    kept = ("requests_per_second", "per_second", "p50_ms", "p95_ms", "p99_ms", "errors")
     drawn["models"] = [
         {
             "full": item["full"],

@@ -131,6 +131,7 @@ def test_what_is_not_known_yet_leaves_no_trace() -> None:
         "errors": 4,
         "drift": drift,
         "feedback": feedback,
+        "confidence": {"mean": 0.91},
     }
     live = {"requests_per_second": 0.0, "p50_ms": None, "p95_ms": None, "queue_depth": 0, "workers_ready": 1}
     template = environment().get_template("parts/live.html")
@@ -138,7 +139,8 @@ def test_what_is_not_known_yet_leaves_no_trace() -> None:
     assert "Drift against" not in empty
     assert "not watched" in empty
     text = template.render(live=live, models=[full], drawn="{}", longest=20)
-    assert "accuracy 90.0 %, 80.0 % to 95.0 %, on 40" in text
+    assert "Accuracy 90.00 %, 80.00 to 95.00, on 40" in text
+    assert '<td class="number">91.0 %</td>' in text
     assert "Drift against the training rows, over 500 answers" in text
     assert "&lt;img src=x" in text
     assert "<img" not in text

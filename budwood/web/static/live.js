@@ -18,11 +18,10 @@ function values(name) {
   return samples.map((sample) => watched(sample.figures)[name] ?? null);
 }
 
-// Of all models the server tells each second; its last two are what came since the figures before.
+// The last two seconds are what came since the figures before.
 function rate(figures) {
   const one = watched(figures);
-  if (one !== figures) return one.requests_per_second ?? null;
-  return figures.per_second ? (figures.per_second.at(-1) + figures.per_second.at(-2)) / 2 : figures.requests_per_second;
+  return one.per_second ? (one.per_second.at(-1) + one.per_second.at(-2)) / 2 : (one.requests_per_second ?? null);
 }
 
 // The pace of a counter between two samples; a server that began anew has none.

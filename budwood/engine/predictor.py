@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from budwood.core import registry
 from budwood.core.bundle import Bundle
-from budwood.core.errors import BundleError
+from budwood.core.errors import BundleError, DataError
 from budwood.core.runtime import Runtime
 from budwood.core.task import Answer, Arrays, Calibration, Encoded, Encoder, Row, Task
 
-__all__ = ["Predictor", "default_runtime", "task_of"]
+__all__ = ["EMBEDDING", "Predictor", "default_runtime", "task_of"]
 
 
 def task_of(bundle: Bundle) -> Task:
@@ -30,6 +30,11 @@ def task_of(bundle: Bundle) -> Task:
 def default_runtime(bundle: Bundle) -> str:
     """ONNX Runtime when the bundle has a graph, else torch."""
     return "onnxruntime" if bundle.formats - {"torch"} else "torch"
+
+
+EMBEDDING = "embedding"
+"""The output of a graph with the pooled state that the head reads, (rows, width)."""
+NO_EMBEDDING = "the model's graph gives no embeddings: it has been made without that output"
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,34 @@ class Predictor:
             runtime = default_runtime(bundle)
         kind: type[Runtime] = registry.get("runtimes", runtime)
         return cls(task, task.encoder(bundle.path), kind.open(bundle, threads), bundle.manifest.calibration)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the model gives the vectors that its head reads. A runtime that does not know it beforehand may."""
+        return not self.task.writes and (not self.runtime.outputs or EMBEDDING in self.runtime.outputs)
+
+    def embed(self, rows: Sequence[Row]) -> list[Answer]:
+        """What the model's head reads of each row of one batch: `embedding`, float32 of shape (width,), of length 1.
+
+        `tokens` are those that were read, 0 where the inputs are no texts; `truncated` stands where a text was cut.
+
+        Raises:
+            DataError: the model gives no such vectors, or a row's vector is not finite.
+        """
+        encoded = self.encoder(rows)
+        outputs = self.runtime.run(encoded.inputs)
+        if EMBEDDING not in outputs:
+            raise DataError(NO_EMBEDDING, where="the model", fix="make its graph again: budwood export NAME")
+        vectors = outputs[EMBEDDING].astype(np.float32)
+        if not np.isfinite(vectors).all():
+            raise DataError("the model's vector of this input is not finite", where="the model")
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        mask = encoded.inputs.get("attention_mask")
+        tokens = np.zeros(len(rows), np.int64) if mask is None else mask.sum(axis=1)
+        return [
+            {EMBEDDING: vector, "tokens": int(count)} | note
+            for vector, count, note in zip(vectors, tokens, encoded.notes, strict=True)
+        ]
 
     def predict(self, rows: Sequence[Row], top: int | None = None) -> list[Answer]:
         """Answers for one batch of rows that `task.parse` has accepted; `top` is the task's own when left out."""

@@ -63,6 +63,10 @@ class OpenVinoRuntime(Runtime):
                 self._idle.append(request)
         return answer
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(self._outputs)
+
     def close(self) -> None:
         with self._lock:
             self._compiled = None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from budwood import __version__
+from budwood.serving.embeddings import EMBEDDING_ANSWER, embedding_request
 from budwood.serving.limits import Limits
 from budwood.serving.model import Model
 from budwood.serving.routes import ROUTES, Route
@@ -68,7 +69,9 @@ def document(models: Sequence[Model], limits: Limits, guarded: bool) -> dict[str
     }
 
 
-WRITING = ("completion", "chat")
+OPENAI_SHAPES = ("completion", "chat", "embedding")
+"""The shapes of routes whose body names a model."""
+WRITING = OPENAI_SHAPES[:2]
 """The shapes of routes that write texts."""
 KEY_HEADER = {"type": "apiKey", "in": "header", "name": "x-api-key"}
 
@@ -126,6 +129,7 @@ def content(route: Route) -> dict[str, Any]:
         "infer": ("application/json", {"$ref": "#/components/schemas/InferAnswer"}),
         "completion": ("application/json", {"$ref": "#/components/schemas/CompletionAnswer"}),
         "chat": ("application/json", {"$ref": "#/components/schemas/CompletionAnswer"}),
+        "embedding": ("application/json", {"$ref": "#/components/schemas/EmbeddingAnswer"}),
         "json": ("application/json", {"type": "object"}),
         "feedback": ("application/json", FEEDBACK_ANSWER),
         "drawing": ("image/svg+xml", {"type": "string"}),
@@ -145,7 +149,7 @@ def failures(route: Route, guarded: bool) -> dict[str, Any]:
     statuses += [403, 408, 413, 415, 422, 503] if route.method == "POST" else []
     statuses += [504] if route.infers else [409] if route.shape == "feedback" else []
     statuses += [503] if route.path.endswith(("ready", "/readyz", "/ping")) else []
-    statuses += [404] if "{" in route.path or route.shape in WRITING else []
+    statuses += [404] if "{" in route.path or route.shape in OPENAI_SHAPES else []
     kind, shape = "application/problem+json", "Problem"
     if route.path.startswith("/v2"):
         kind, shape = "application/json", "PlainError"
@@ -181,6 +185,8 @@ def schemas(models: Sequence[Model], limits: Limits) -> dict[str, Any]:
         "ChatRequest": chat_request(limits, smallest_vocabulary(models)),
         "CompletionAnswer": COMPLETION_ANSWER,
         "FeedbackRequest": feedback_request(limits),
+        "EmbeddingRequest": embedding_request(models, limits),
+        "EmbeddingAnswer": EMBEDDING_ANSWER,
         "Problem": PROBLEM,
         "PlainError": PLAIN,
         "OpenAIError": OPENAI,

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from budwood.serving import completions, drawing, feedback, inference_protocol, information, pages, predict
+from budwood.serving import completions, drawing, embeddings, feedback, inference_protocol, information, pages, predict
 from budwood.serving.http import Request, Response
 from budwood.serving.keys import Scope
 from budwood.serving.service import Service
@@ -12,7 +12,9 @@ from budwood.serving.service import Service
 __all__ = ["ROUTES", "Handler", "Route"]
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
-Shape = Literal["predict", "drawing", "infer", "completion", "chat", "feedback", "json", "text", "html", "part"]
+Shape = Literal[
+    "predict", "drawing", "infer", "completion", "chat", "embedding", "feedback", "json", "text", "html", "part"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ ROUTES = (
     Route("POST", "/invocations", predict.predict, "The same, where SageMaker looks for it", "predict"),
     Route("POST", "/v1/completions", completions.completions, "Go on from a prompt, OpenAI's way", "completion"),
     Route("POST", "/v1/chat/completions", completions.chat, "Answer in a chat, OpenAI's way", "chat"),
+    Route("POST", "/v1/embeddings", embeddings.embeddings, "Vectors of inputs, OpenAI's way", "embedding"),
     Route("POST", "/feedback/{request_id}", feedback.feedback, "The true label of an answer, later", "feedback"),
     Route("GET", "/v1/models", information.models, "The models, as OpenAI's clients list them"),
     Route("GET", "/v2", inference_protocol.server_metadata, "Open Inference Protocol: the server"),

@@ -6,7 +6,7 @@ from budwood.engine.decoding import MAX_ALTERNATIVES, MAX_BIASES, Sampling
 from budwood.serving.limits import Limits
 from budwood.serving.writing_options import TEXT_ALTERNATIVES, UNSUPPORTED
 
-__all__ = ["COMPLETION_ANSWER", "MESSAGES", "chat_request", "completion_request"]
+__all__ = ["COMPLETION_ANSWER", "MESSAGES", "chat_request", "completion_request", "nullable"]
 
 TEXT = {"type": "string"}
 COUNT = {"type": "integer", "minimum": 0}
@@ -96,10 +96,10 @@ def completion_request(limits: Limits, vocabulary: int) -> dict[str, Any]:
     prompt = {"description": "a text, texts, or the ids of tokens, which are read as they are", "anyOf": kinds}
     logprobs = {"type": "integer", "minimum": 0, "maximum": TEXT_ALTERNATIVES}
     echo = {"type": "boolean", "default": False, "description": "put the prompt before the text; not with logprobs"}
-    suffix = {"const": UNSUPPORTED["suffix"]}
-    return writing_request(
-        {"prompt": prompt}, {"logprobs": logprobs, "echo": echo, "suffix": suffix}, limits, vocabulary
-    )
+    more = {"logprobs": logprobs, "echo": echo, "suffix": {"const": UNSUPPORTED["suffix"]}}
+    both = {"echo": {"const": True}, "logprobs": {"type": "integer"}}
+    found = writing_request({"prompt": prompt}, more, limits, vocabulary)
+    return found | {"not": {"properties": both, "required": list(both)}}
 
 
 def chat_request(limits: Limits, vocabulary: int) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def chat_request(limits: Limits, vocabulary: int) -> dict[str, Any]:
         "top_logprobs": alternatives,
         "max_completion_tokens": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
     }
-    alone = {"top_logprobs": {"minimum": 1}, "logprobs": {"const": False}}
+    alone = {"top_logprobs": {"type": "integer", "minimum": 1}, "logprobs": {"enum": [False, None]}}
     found = writing_request({"messages": MESSAGES}, more, limits, vocabulary)
     return found | {"not": {"properties": alone, "required": ["top_logprobs"]}}
 
@@ -145,7 +145,13 @@ def writing_request(main: dict[str, Any], more: dict[str, Any], limits: Limits, 
         **more,
     }
     properties["stream_options"]["additionalProperties"] = False
+    properties = {name: part if name in main else nullable(part) for name, part in properties.items()}
     return {"type": "object", "properties": properties, "required": list(main), "additionalProperties": False}
+
+
+def nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's clients send null for what was not set."""
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
 def up_to(most: int) -> str:

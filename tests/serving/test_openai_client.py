@@ -56,9 +56,8 @@ def test_a_text_comes_with_the_log_probabilities_of_its_tokens(client, bundle):
     assert found.system_fingerprint.startswith("budwood-")
     # They are those of the model's own distribution, whatever the temperature.
     generator = Generator.open(bundle)
-    ids = generator.encode("Once")
-    _, logits = generator.decoder.read([ids])
-    expected = logits[0].astype(np.float64)
+    rows = generator.decoder.rows(1)
+    expected = rows.read(rows.open(), generator.encode("Once")).astype(np.float64).ravel()
     expected -= np.log(np.exp(expected).sum())
     assert logs.token_logprobs[0] in [pytest.approx(value, abs=1e-4) for value in expected]
     assert max(logs.top_logprobs[0].values()) == pytest.approx(expected.max(), abs=1e-4)

@@ -63,6 +63,11 @@ class Shape(NamedTuple):
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BundleError(f"config.json is not that of a language model: {error}", where=str(path)) from error
 
+    @property
+    def token_bytes(self) -> int:
+        """What one token takes in a cache."""
+        return self.layers * 2 * self.heads * self.width * np.dtype(np.float32).itemsize
+
     def empty(self, rows: int) -> Arrays:
         """A cache that remembers nothing, for so many rows."""
         nothing = np.zeros((rows, self.heads, 0, self.width), np.float32)
@@ -223,25 +228,29 @@ class Generator:
         if isinstance(truncate, str) and truncate:
             each = [options] * len(prompts) if isinstance(options, Sampling) else options
             options = [replace(item, stop=(*item.stop, truncate)) for item in each]
-        texts = [""] * (len(prompts) * n)
-        last: list[Piece | None] = [None] * len(texts)
-        chosen: list[list[Chosen]] = [[] for _ in texts]
-        for piece in self.stream(prompts, options, n=n, batch_size=batch_size, seconds=seconds, cancelled=cancelled):
-            texts[piece.index] += piece.text
-            last[piece.index] = piece
-            chosen[piece.index] += piece.chosen
-        sizes = [len(self.encode(prompt)) for prompt in prompts]
+        pieces = list(self.stream(prompts, options, n=n, batch_size=batch_size, seconds=seconds, cancelled=cancelled))
+        sizes = [len(self.encode(prompt)) for prompt in prompts for _ in range(n)]
+        heads = [str(prompt) if include_prefix else "" for prompt in prompts for _ in range(n)]
+        return [
+            replace(found, text=head + cut_at(found.text, truncate))
+            for head, found in zip(heads, self.finished(pieces, sizes), strict=True)
+        ]
+
+    def finished(self, pieces: Sequence[Piece], sizes: Sequence[int]) -> list[Completion]:
+        """All pieces of some texts, put together; `sizes` are the tokens of each text's prompt."""
+        parts: list[list[Piece]] = [[] for _ in sizes]
+        for piece in pieces:
+            parts[piece.index].append(piece)
         return [
             Completion(
-                (str(prompts[at // n]) if include_prefix else "") + cut_at(text, truncate),
-                piece.finish or "stop",
-                sizes[at // n],
-                piece.tokens,
-                sizes[at // n] >= self.decoder.shape.window,
-                tuple(chosen[at]),
+                "".join(piece.text for piece in own),
+                own[-1].finish or "stop",
+                size,
+                own[-1].tokens,
+                size >= self.decoder.shape.window,
+                tuple(item for piece in own for item in piece.chosen),
             )
-            for at, (text, piece) in enumerate(zip(texts, last, strict=True))
-            if piece is not None
+            for own, size in zip(parts, sizes, strict=True)
         ]
 
     def close(self) -> None:

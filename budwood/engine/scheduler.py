@@ -57,6 +57,8 @@ class Work:
     """Who asks: places go to those who have the fewest."""
     tokens: int = 0
     """New tokens so far."""
+    begun: bool = False
+    """Whether one of its texts has had a place."""
 
 
 @dataclass(eq=False)
@@ -178,6 +180,7 @@ class Scheduler:
                 return
             self.waiting.remove(text)
             self.active.append(text)
+            text.work.begun = True
             self.open(text)
 
     def has_place(self, text: Text) -> bool:

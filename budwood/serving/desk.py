@@ -1,6 +1,6 @@
-"""The desk where texts are written: threads of its own, so that a long text never keeps a prediction waiting.
+"""The desk where texts are written: one thread for each model writes all of its texts side by side.
 
-A request's texts are one job. Jobs wait in the order in which they came; room, time and patience are limited.
+A request's texts are one job. Jobs of one model join and leave between two tokens; room, time and patience are limited.
 """
 
 import asyncio
@@ -8,14 +8,16 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 from budwood.core.task import Row
-from budwood.engine.decoding import Sampling
+from budwood.engine.decoding import Piece, Sampling
 from budwood.engine.generator import Completion, Generator, Prompt
+from budwood.engine.scheduler import Room, Scheduler, Work
 from budwood.serving.batch import failed
 from budwood.serving.errors import HttpError
 from budwood.serving.http import Disconnected, Request, gone
@@ -23,6 +25,11 @@ from budwood.serving.limits import Limits
 from budwood.serving.metrics import Metrics
 
 __all__ = ["Begun", "Desk", "Job", "Wanted", "attended", "complete"]
+
+ROWS = 4
+"""Rows of memory for each text that is written at the same time; the others are of texts that ended."""
+IDLE_SECONDS = 60.0
+"""A model for which nobody has asked for so long gives back what it remembers."""
 
 
 @dataclass(frozen=True)
@@ -57,34 +64,34 @@ END = object()
 
 
 class Job:
-    """One request at the desk. Iterate over it for what its work emits; HttpError is raised where the work failed."""
+    """One request at the desk. Iterate over it for its events; HttpError is raised where the writing failed.
 
-    def __init__(self, desk: "Desk", texts: int, work: "Callable[[Job], None]") -> None:
-        self.desk, self.texts, self.work = desk, texts, work
-        self.until = time.monotonic() + desk.limits.text_seconds
+    The events are `Begun` and each `Piece` where `pieces` are wanted, else one list of `Completion`.
+    """
+
+    def __init__(self, desk: "Desk", wanted: Wanted, *, pieces: bool, owner: object) -> None:
+        self.desk, self.wanted, self.pieces, self.owner = desk, wanted, pieces, owner
+        self.texts = wanted.texts
+        self.began = time.monotonic()
         self.events: asyncio.Queue[Any] = asyncio.Queue()
         self.stopped = threading.Event()
-        self.started = self.done = False
-        self.timer: asyncio.TimerHandle | None = None
-        self.tokens = 0
-        """New tokens so far."""
+        self.done = False
+        # Of the thread that writes
+        self.work: Work | None = None
+        self.left = wanted.texts
+        self.sizes: list[int] = []
+        self.collected: list[Piece] = []
 
     @property
-    def seconds(self) -> float:
-        """What is left of its time."""
-        return self.until - time.monotonic()
-
-    def emit(self, event: object) -> None:
-        """Called in the thread that writes."""
-        self.desk.loop.call_soon_threadsafe(self.events.put_nowait, event)
+    def tokens(self) -> int:
+        """New tokens so far."""
+        return self.work.tokens if self.work is not None else 0
 
     def stop(self) -> None:
-        """End it: where it waits at once, else before its next token. Called in the event loop; twice is harmless."""
+        """End it before its next token. Called in the event loop; twice is harmless."""
         if not self.stopped.is_set():
             self.stopped.set()
-            if not self.started:
-                self.desk.withdraw(self)
-                self.desk.leave(self)
+            self.desk.leave(self)
 
     def __aiter__(self) -> Self:
         return self
@@ -99,136 +106,174 @@ class Job:
 
 
 class Desk:
-    """Threads that write, behind a bounded queue. All methods but `work` are called in the event loop.
+    """The writing threads of a worker, behind a bounded room. All methods are called in the event loop.
 
     Args:
-        limits: `texts` and `text_seconds` are used.
-        threads: jobs that are written at the same time; the threads start with the first job.
+        limits: `texts`, `text_seconds`, `writing` and `remembered_megabytes` are used.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits, threads: int, metrics: Metrics) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits, metrics: Metrics) -> None:
         self.loop, self.limits, self.metrics = loop, limits, metrics
         self.texts = 0
         """Texts that are written or wait."""
-        self.seconds_per_text = 0.0
+        self.seconds = 0.0
+        """What a request takes of late."""
         self.jobs: set[Job] = set()
-        self.waiting: deque[Job] = deque()
-        self.change = threading.Condition()
-        self.closed = False
-        self.threads = [threading.Thread(target=self.work, name=f"writer-{i}", daemon=True) for i in range(threads)]
+        self.pens: dict[Generator, Pen] = {}
 
-    def submit(self, texts: int, work: Callable[[Job], None]) -> Job:
-        """Queue a request's texts. Raises HttpError 422 when they are more than the desk holds, 503 when it is full."""
-        room = self.limits.texts
+    def submit(self, generator: Generator, wanted: Wanted, *, pieces: bool, owner: object = None) -> Job:
+        """Take in a request's texts. Raises HttpError 422 when they are more than the desk holds, 503 when it is full.
+
+        Args:
+            owner: who asks; places go to those who have the fewest.
+        """
+        room, texts = self.limits.texts, wanted.texts
         if texts > room:
             raise HttpError(422, f"{texts} texts are asked for, at most {room} are written for one request", field="n")
         if self.texts + texts > room:
             self.metrics.count("rejected")
-            wait = math.ceil(self.texts * self.seconds_per_text / len(self.threads))
+            wait = math.ceil(self.seconds * texts / room)
             raise HttpError(503, "too many texts are being written", retry_after=max(1, min(30, wait)))
-        if not self.jobs and not self.threads[0].is_alive():
-            for thread in self.threads:
-                thread.start()
-        job = Job(self, texts, work)
+        job = Job(self, wanted, pieces=pieces, owner=owner)
         self.texts += texts
         self.jobs.add(job)
-        job.timer = self.loop.call_later(self.limits.text_seconds, self.expire, job)
-        with self.change:
-            self.waiting.append(job)
-            self.change.notify()
+        pen = self.pens.get(generator)
+        if pen is None or not pen.take_in(job):
+            self.pens = {item: pen for item, pen in self.pens.items() if pen.is_alive()}
+            pen = self.pens[generator] = Pen(self, generator)
+            pen.take_in(job)
+            pen.start()
         return job
 
-    def expire(self, job: Job) -> None:
-        """A job that was not begun in time; one that is being written watches the clock itself."""
-        if not job.started and not job.done:
-            self.metrics.count("expired")
-            job.events.put_nowait(HttpError(504, f"not begun within {self.limits.text_seconds:g} seconds"))
-            job.stop()
-
-    def withdraw(self, job: Job) -> None:
-        """Take a job out of the queue, so that what nobody waits for holds no memory."""
-        with self.change, suppress(ValueError):
-            self.waiting.remove(job)
+    def deliver(self, events: Sequence[tuple[Job, Any]]) -> None:
+        """What a pen has written in one turn."""
+        for job, event in events:
+            if event is END:
+                if not job.stopped.is_set():  # a text that was broken off tells nothing of the pace
+                    self.seconds += 0.3 * (time.monotonic() - job.began - self.seconds)
+                self.leave(job)
+            elif not job.done:
+                if isinstance(event, HttpError) and event.status == 504:
+                    self.metrics.count("expired")
+                job.events.put_nowait(event)
 
     def leave(self, job: Job) -> None:
         """Give back a job's room, and tell its reader that nothing more comes."""
         if not job.done:
             job.done = True
-            if job.timer is not None:
-                job.timer.cancel()
             self.texts -= job.texts
             self.jobs.discard(job)
             self.metrics.count("written_tokens", job.tokens)
             job.events.put_nowait(END)
 
-    def finish(self, job: Job, seconds: float) -> None:
-        if not job.stopped.is_set():  # a text that was broken off tells nothing of the pace
-            self.seconds_per_text += 0.3 * (seconds / job.texts - self.seconds_per_text)
-        self.leave(job)
-
     def close(self) -> None:
         """Stop what is written, and the threads."""
         for job in list(self.jobs):
             job.stop()
+        for pen in self.pens.values():
+            pen.close()
+        for pen in self.pens.values():
+            pen.join(timeout=5)
+
+
+class Pen(threading.Thread):
+    """Writes all texts of one model, and ends by itself when there has been nothing to write for a while."""
+
+    def __init__(self, desk: Desk, generator: Generator) -> None:
+        super().__init__(name="writer", daemon=True)
+        self.desk, self.generator = desk, generator
+        self.change = threading.Condition()
+        self.coming: deque[Job] = deque()
+        self.closed = False
+        self.events: list[tuple[Job, Any]] = []
+
+    def take_in(self, job: Job) -> bool:
+        """Let a job be written; False where the thread has ended. Called in the event loop."""
+        with self.change:
+            if not self.closed:
+                self.coming.append(job)
+                self.change.notify()
+            return not self.closed
+
+    def close(self) -> None:
         with self.change:
             self.closed = True
-            self.change.notify_all()
-        for thread in self.threads:
-            if thread.is_alive():
-                thread.join(timeout=5)
+            self.change.notify()
 
-    # In the threads
+    # In the thread
 
-    def work(self) -> None:
-        while (job := self.take()) is not None:
-            began = time.perf_counter()
-            if not job.stopped.is_set():
-                try:
-                    job.work(job)
-                except BaseException as error:  # noqa: BLE001  # a native library's panic must not end the thread
-                    job.emit(failed(error).error(""))
-            self.loop.call_soon_threadsafe(self.finish, job, time.perf_counter() - began)
+    def run(self) -> None:
+        jobs: list[Job] = []
+        scheduler = self.generator.scheduler(room(self.desk.limits, self.generator))
+        while self.wait(scheduler):
+            try:
+                while self.coming:
+                    jobs.append(self.coming.popleft())
+                    self.begin(jobs[-1], scheduler)
+                scheduler.turn()
+            except BaseException as error:  # noqa: BLE001  # a native library's panic must not end the thread
+                scheduler.drop()
+                found = failed(error)
+                # Many texts were in the batch, so none of them is to blame.
+                told = found.error("") if found.status >= 500 else HttpError(500, "the model failed while it wrote")
+                for job in jobs:
+                    self.end(job, told)
+            jobs = [job for job in jobs if job.left]
+            events, self.events = self.events, []
+            if events:
+                self.desk.loop.call_soon_threadsafe(self.desk.deliver, events)
+        scheduler.drop()
 
-    def take(self) -> Job | None:
+    def wait(self, scheduler: Scheduler) -> bool:
+        """Wait for something to write. False at the end."""
         with self.change:
-            while not self.waiting and not self.closed:
-                self.change.wait()
-            if self.closed:
-                return None
-            job = self.waiting.popleft()
-            job.started = True
-            return job
+            if not (scheduler.busy or self.coming or self.closed):
+                self.change.wait(IDLE_SECONDS)
+                self.closed |= not self.coming
+            return not self.closed
+
+    def begin(self, job: Job, scheduler: Scheduler) -> None:
+        """Put a job's texts among the others; what cannot be read is refused."""
+        wanted, generator = job.wanted, self.generator
+        try:
+            ids = [generator.encode(prompt) for prompt in wanted.prompts]
+            writers = generator.writers(wanted.prompts, ids, wanted.options, wanted.n)
+        except Exception as error:  # noqa: BLE001  # one request that cannot be read must not end the others
+            self.end(job, failed(error).error(""))
+            return
+        job.sizes = [writer.prompt_tokens for writer in writers]
+        if job.pieces:
+            truncated = max(job.sizes) >= generator.decoder.shape.window
+            self.events.append((job, Begun(sum(map(len, ids)), truncated)))
+        until = job.began + self.desk.limits.text_seconds
+        job.work = Work(writers, partial(self.emit, job), until, job.stopped.is_set, job.owner)
+        scheduler.add(job.work)
+
+    def emit(self, job: Job, piece: Piece) -> None:
+        assert job.work is not None
+        if piece.finish == "deadline" and not job.work.begun:
+            self.end(job, HttpError(504, f"not begun within {self.desk.limits.text_seconds:g} seconds"))
+            return
+        if job.pieces:
+            self.events.append((job, piece))
+        else:
+            job.collected.append(piece)
+        job.left -= piece.finish is not None
+        if not job.left:
+            whole = not job.pieces and not job.stopped.is_set()
+            self.events += [(job, self.generator.finished(job.collected, job.sizes))] if whole else []
+            self.events.append((job, END))
+
+    def end(self, job: Job, error: HttpError) -> None:
+        """Give up a job, once."""
+        if job.left:
+            job.left = 0
+            self.events += [(job, error), (job, END)]
 
 
-def written(generator: Generator, wanted: Wanted) -> Callable[[Job], None]:
-    """Work that emits the finished texts, as one list."""
-
-    def work(job: Job) -> None:
-        found = generator.complete(
-            wanted.prompts, wanted.options, n=wanted.n, seconds=job.seconds, cancelled=job.stopped.is_set
-        )
-        job.tokens = sum(item.tokens for item in found)
-        job.emit(found)
-
-    return work
-
-
-def streamed(generator: Generator, wanted: Wanted) -> Callable[[Job], None]:
-    """Work that emits `Begun`, then each piece."""
-
-    def work(job: Job) -> None:
-        sizes = [len(generator.encode(prompt)) for prompt in wanted.prompts]
-        job.emit(Begun(sum(sizes), max(sizes) >= generator.decoder.shape.window))
-        tokens = [0] * wanted.texts
-        pieces = generator.stream(
-            wanted.prompts, wanted.options, n=wanted.n, seconds=job.seconds, cancelled=job.stopped.is_set
-        )
-        for piece in pieces:
-            tokens[piece.index] = piece.tokens
-            job.tokens = sum(tokens)
-            job.emit(piece)
-
-    return work
+def room(limits: Limits, generator: Generator) -> Room:
+    tokens = int(limits.remembered_megabytes * 1e6 / generator.decoder.shape.token_bytes)
+    return Room(limits.writing, limits.writing * ROWS, tokens)
 
 
 @asynccontextmanager
@@ -236,7 +281,8 @@ async def attended(desk: Desk, request: Request, wanted: Wanted, *, pieces: bool
     """A job that is stopped when its client goes away, or when the block is left."""
     generator = request.model.generator
     assert generator is not None
-    job = desk.submit(wanted.texts, (streamed if pieces else written)(generator, wanted))
+    owner = (request.scope.get("client") or ("",))[0] if request.key is None else request.key.name
+    job = desk.submit(generator, wanted, pieces=pieces, owner=owner)
 
     def stop(_: object) -> None:
         if not job.done:

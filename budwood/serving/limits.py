@@ -44,8 +44,13 @@ class Limits:
     """Open connections of one worker; further ones are closed with 503."""
     answer_seconds: float = 10.0
     """A request that is not answered by then gets 504, and leaves the queue."""
-    texts: int = 32
+    texts: int = 256
     """Texts that one worker writes or lets wait; a request for more than are free gets 503 with Retry-After at once."""
+    writing: int = 64
+    """Texts that one model of a worker writes side by side; a step takes longer with each of them."""
+    remembered_megabytes: int = 1_024
+    """Memory for the keys and values of one model's texts: of those that are written, and, while there is room, of
+    those that ended. A text that does not fit waits. One by itself is always written."""
     text_seconds: float = 60.0
     """A text that is not finished by then ends as it is; one that was not begun gets 504."""
     read_seconds: float = 10.0

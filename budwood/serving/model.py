@@ -12,7 +12,7 @@ from budwood.core.page import REPORT
 from budwood.core.runtime import Runtime
 from budwood.core.task import Arrays, Encoded, Row, Task
 from budwood.engine import conformance
-from budwood.engine.generator import Decoder, Generator, Shape
+from budwood.engine.generator import Decoder, Generator
 from budwood.engine.predictor import Predictor, task_of
 from budwood.engine.runtime_choice import remembered
 from budwood.engine.vocabulary import Vocabulary
@@ -31,6 +31,8 @@ class Served:
     bundle: Bundle
     follows: Follows | None = None
     """The alias whose moves it follows, if any."""
+    cores: int = 1
+    """Threads of one call of a model that writes, since a single thread asks it; all others have one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", served_name(self.name))
@@ -128,6 +130,8 @@ def describe(served: Served) -> Described:
 def open_model(served: Served, index: int, runtime: str, batch: int) -> Model:
     """Open, prove and warm up a model, with one thread a call: the batcher's runners are what fills the cores.
 
+    A model that writes has the cores for each call, since one thread writes all of its texts.
+
     Raises:
         BundleError: the model cannot be opened, or computes something else than when it was made.
     """
@@ -150,7 +154,8 @@ def first_line(error: BaseException) -> str:
 
 def prove(served: Served, index: int, runtime: str, batch: int) -> Model:
     chosen = remembered(served.bundle) if runtime == "auto" else runtime
-    predictor = Predictor.open(served.bundle, chosen, threads=1)
+    threads = served.cores if task_of(served.bundle).writes else 1
+    predictor = Predictor.open(served.bundle, chosen, threads)
     created = int(datetime.fromisoformat(served.bundle.manifest.created).timestamp())
     report = served.bundle.read(REPORT) if REPORT in served.bundle.manifest.files else b""
     generator = writing(predictor, served.bundle) if predictor.task.writes else None
@@ -166,4 +171,4 @@ def prove(served: Served, index: int, runtime: str, batch: int) -> Model:
 
 def writing(predictor: Predictor, bundle: Bundle) -> Generator:
     """What writes with the predictor's own runtime, so that the weights are in memory once."""
-    return Generator(Decoder(predictor.runtime.run, Shape.read(bundle.path)), Vocabulary.open(bundle.path))
+    return Generator(Decoder.of(predictor.runtime, bundle.path), Vocabulary.open(bundle.path))

@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from ctypes import Array, c_double
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -86,7 +86,8 @@ class Plan:
 
     def open(self) -> list[Place]:
         """Open all models. Raises BundleError when one must not be served."""
-        return open_places(self.entries, self.runtime, self.limits.batch, self.megabytes)
+        entries = [replace(entry, cores=self.runners) for entry in self.entries]
+        return open_places(entries, self.runtime, self.limits.batch, self.megabytes)
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
@@ -178,7 +179,7 @@ async def run(
     batcher = Batcher(loop, limits, -(-limits.queue // plan.workers), plan.runners, metrics)
     keys = Keys(plan.keys, Rates(plan.rates)) if plan.keys else None
     board = Board(plan.layout, memory)
-    desk = Desk(loop, limits, plan.runners, metrics)
+    desk = Desk(loop, limits, metrics)
     shelf = Shelf(places, plan.runtime, plan.megabytes, limits, metrics, batcher)
     service = Service(shelf, batcher, desk, metrics, board, limits, keys, is_loopback(plan.host), pages=static_files())
     service.hosts, service.access = plan.hosts, Access(number) if plan.access_log else None

@@ -25,6 +25,7 @@ LEAST_ROWS = 100
 """Answers before there is a verdict."""
 LEAST_LOOKS = 50
 """Inputs that were looked at more closely before what they show counts."""
+MOST_LOOKS = 256
 LEAST_REFERENCE = 20
 ALPHA = 0.001
 """A false alarm in one of all tests of a model, at one look: Holm's correction keeps it below."""
@@ -161,6 +162,7 @@ def vectors(reference: Mapping[str, Any], window: Window) -> Compared | None:
     before, now = reference.get("directions", ()), window.directions
     if now is None or len(before) < LEAST_REFERENCE or len(now) < LEAST_LOOKS:
         return None
+    now = now[-MOST_LOOKS:]
     found = drift.mmd(before, now, permutations=FIRST_PERMUTATIONS)
     if found.p <= 2 / (FIRST_PERMUTATIONS + 1):
         found = drift.mmd(before, now, permutations=MORE_PERMUTATIONS)

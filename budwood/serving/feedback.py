@@ -28,6 +28,8 @@ async def feedback(service: Service, request: Request) -> Response:
     if "label" not in value:
         raise HttpError(422, "label is missing", field="label")
     place, replace = value.get("input", 0), value.get("replace", False)
+    if isinstance(place, float) and place.is_integer():  # JSON knows one kind of number
+        place = int(place)
     if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < service.limits.items:
         raise HttpError(422, "input must be the place of an input in its list, from 0 on", field="input")
     if not isinstance(replace, bool):

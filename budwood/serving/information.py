@@ -41,12 +41,14 @@ async def ready(service: Service, request: Request) -> Response:
 
 async def metrics(service: Service, request: Request) -> Response:
     service.metrics.gauge("queue_depth", service.batcher.depth)
+    await service.monitor.refresh(service.models)
     text = service.board.text() + exposition(service)
     return Response(text.encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
 
 async def stats(service: Service, request: Request) -> Response:
     """The page's live figures, over all workers."""
+    await service.monitor.refresh(service.models)
     return Response(json.dumps(figures(service)).encode())
 
 

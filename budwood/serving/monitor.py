@@ -4,6 +4,7 @@ An answer costs a few microseconds: three small records in shared memory. A thre
 closely, for at most a hundredth of the time, and judges when somebody asks.
 """
 
+import asyncio
 import logging
 import math
 import threading
@@ -149,7 +150,9 @@ class Monitor:
         self.edges: dict[tuple[str, str], tuple[float, ...]] = {}
         """Upper bounds of the histogram of each version's numbers."""
         self.keys = Ring(KEYS, metrics.row, metrics.layout.shared["keys"])
-        self.judged: dict[tuple[str, str], tuple[float, Judged]] = {}
+        self.judged: dict[tuple[str, str], Judged] = {}
+        self.formed: dict[tuple[str, str], float] = {}
+        """When each verdict was begun to be formed."""
         self.log: Log | None = None
         self.pending: tuple[Watched, Row] | None = None
         self.next_look = 0.0
@@ -236,18 +239,21 @@ class Monitor:
 
     # What all workers noted
 
-    def drift(self, model: Model) -> Judged:
-        """The verdict on a version's recent traffic, at most some seconds old."""
-        key = (model.name, model.version)
-        formed, judged = self.judged.get(key, (-math.inf, None))
-        if judged is None or time.monotonic() - formed > STALE_SECONDS:
-            judged = judge(self.of(model).reference, self.window(self.board.find(*key), self.of(model)))
-            self.judged[key] = time.monotonic(), judged
-        return judged
+    async def refresh(self, models: Sequence[Model]) -> None:
+        """Form the verdicts that are too old anew, in another thread: vectors may take half a second."""
+        now = time.monotonic()
+        old = [
+            model for model in models if now - self.formed.get((model.name, model.version), -math.inf) > STALE_SECONDS
+        ]
+        for model in old:
+            self.formed[model.name, model.version] = now
+            watched = self.of(model)
+            window = self.window(self.board.find(model.name, model.version), watched)
+            self.judged[model.name, model.version] = await asyncio.to_thread(judge, watched.reference, window)
 
-    def stale(self, model: Model) -> bool:
-        formed, _ = self.judged.get((model.name, model.version), (-math.inf, None))
-        return time.monotonic() - formed > STALE_SECONDS
+    def drift(self, model: Model) -> Judged:
+        """The verdict on a version's recent traffic, as of the last `refresh`."""
+        return self.judged.get((model.name, model.version), Judged("waiting", "nobody has asked before", 0))
 
     def window(self, seen: Seen | None, watched: Watched) -> Window:
         """The recent answers of all workers."""
@@ -296,11 +302,12 @@ def looked(watched: Watched, model: Model, row: Row) -> None:
 
 
 def read(rings: Sequence[Ring], now: float) -> NDArray[np.float64]:
-    """The records of all rings that are not too old."""
+    """The records of all rings that are not too old, the newest last."""
     records = np.concatenate([ring.read() for ring in rings]) if rings else np.empty((0, 0))
     if not records.size:
         columns = len(rings[0].records.columns) if rings else max(len(ANSWERS.columns), len(INSIGHTS.columns))
         return np.empty((0, columns))
+    records = records[np.argsort(records[:, 0], kind="stable")]
     return records[now - records[:, 0] <= OLDEST_SECONDS]
 
 

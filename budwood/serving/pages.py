@@ -195,6 +195,7 @@ async def write_part(service: Service, request: Request) -> Response:
 
 async def live_part(service: Service, request: Request) -> Response:
     """The live figures as tables, with what the plots are drawn from."""
+    await service.monitor.refresh(service.models)
     return html(part(service, request, "live"))
 
 

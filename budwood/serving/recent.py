@@ -35,7 +35,7 @@ KEYS = Records(("key", "claim", "kind", "prediction"), 1 << 16)
 
 
 class Ring:
-    """One ring in a worker's part of the memory.
+    """One ring in a worker's part of the memory. One object writes it; any number of others read it.
 
     Args:
         row: all figures of the worker.
@@ -46,19 +46,20 @@ class Ring:
         self.records = records
         self.pack = struct.Struct(f"{len(records.columns)}d").pack_into
         self.bytes = row.cast("B")
-        self.start = start
         self.written = row[start : start + 1]
+        self.count = int(self.written[0])
+        self.step = 8 * len(records.columns)
+        self.first = 8 * (start + 1)
 
     def append(self, *record: float) -> None:
         """Write one record over the oldest."""
-        count = int(self.written[0])
-        place = self.start + 1 + count % self.records.room * len(self.records.columns)
-        self.pack(self.bytes, 8 * place, *record)
-        self.written[0] = count + 1
+        self.pack(self.bytes, self.first + self.count % self.records.room * self.step, *record)
+        self.count += 1
+        self.written[0] = self.count
 
     def read(self) -> NDArray[np.float64]:
         """The records that are there, in no order, shape (records, columns)."""
         there = min(int(self.written[0]), self.records.room)
         columns = len(self.records.columns)
-        cells = np.frombuffer(self.bytes, np.float64, self.records.room * columns, 8 * (self.start + 1))
+        cells = np.frombuffer(self.bytes, np.float64, self.records.room * columns, self.first)
         return cells.reshape(-1, columns)[:there].copy()

@@ -80,6 +80,10 @@ class Text:
     prompt: Prompt
     order: int
     """Its place among those that wait."""
+    head: list[int]
+    """What its window began with: its prompt, or its last tokens when the window slid."""
+    since: int
+    """The tokens that were written from there on are in the window, too."""
     pending: list[int] = field(default_factory=list)
     """Tokens to read before it can go on."""
     row: Row | None = None
@@ -117,7 +121,7 @@ class Scheduler:
         for writer in work.writers:
             ids = fit(writer.ids, self.window, self.start)
             prompt = prompts.setdefault(tuple(ids), Prompt(ids))
-            self.waiting.append(Text(work, writer, prompt, self.next_order()))
+            self.waiting.append(Text(work, writer, prompt, self.next_order(), ids, len(writer.ids)))
 
     def next_order(self) -> int:
         self.order += 1
@@ -205,8 +209,10 @@ class Scheduler:
 
     def open(self, text: Text) -> None:
         """Give a text a row, with as much of its beginning as some row remembers."""
-        ids = fit(text.writer.ids, self.window, self.start)
         begun = len(text.writer.ids) > text.writer.prompt_tokens
+        ids = text.head + text.writer.ids[text.since :]
+        if len(ids) > self.window:
+            ids = self.slide(text)
         logits = None if begun else text.prompt.logits
         text.row, common = self.recall(ids, whole=logits is not None)
         text.pending, text.quantum, text.waited = ids[common:], 0, 0
@@ -277,7 +283,7 @@ class Scheduler:
             if len(text.row.ids) < self.window:
                 writing.append((text, text.row))
             else:
-                text.pending = fit(text.writer.ids, self.window, self.start, slide=True)
+                text.pending = self.slide(text)
                 self.held -= len(text.row.ids)
                 self.rows.cut(text.row, 0)
         if not writing:
@@ -289,6 +295,11 @@ class Scheduler:
             self.take(text, row)
         if self.held > self.room.tokens and len(self.active) > 1:
             self.displace(self.active[-1])
+
+    def slide(self, text: Text) -> list[int]:
+        """What a text's window begins with anew."""
+        text.head, text.since = fit(text.writer.ids, self.window, self.start, slide=True), len(text.writer.ids)
+        return list(text.head)
 
     def take(self, text: Text, logits: NDArray[np.float32]) -> None:
         """Choose a text's next token, and end the text where that was its last."""

@@ -210,13 +210,13 @@ def detector(folder: Path, data: Path) -> Bundle:
     task = ObjectDetection.from_rows(splits.train.rows).with_options({"image_size": 64})
     base = import_base(Found(scenes.backbone(folder / "backbone"), "tiny", "asked for"), folder, ObjectDetection)
     context = Context(out=folder / "unused", work=folder / "work", splits=splits, task=task)
-    return Recipe((Detector(images=16, self_test=False), Onnx())).run(base, context, folder / "cache")
+    return Recipe((Detector(images=4, self_test=False), Onnx())).run(base, context, folder / "cache")
 
 
 def test_objects_are_boxed_and_listed(tab: Tab, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("pycocotools")
-    data = scenes.voc(tmp_path / "shapes", splits={"train": 12, "val": 4, "test": 4})
+    data = scenes.voc(tmp_path / "shapes", splits={"train": 6, "val": 2, "test": 2})
     bundle = detector(tmp_path, data)
     with start([Served("shapes", "1", bundle)], limits=Limits(notice_seconds=0)) as handle:
         tab.open(handle.url)

@@ -74,7 +74,7 @@ class App:
             response = Response(body, 500, kind)
         finally:
             request.release()
-        more = CLOSING if service.draining else ()
+        more = CLOSING if service.draining or service.closing else ()
         await send_response(send, request, response, more)
         self.note(route, request, response.status, started)
 

@@ -62,8 +62,14 @@ class Limits:
     notice_seconds: float = 0.5
     """After SIGTERM, new requests are answered with 503 for at least this long, so that a load balancer notices."""
 
+    worker_bytes: int | None = None
+    """A worker that takes more memory, and half as much again as when it began, is replaced by a new one. By default
+    80 % of the memory of the container, shared by the workers and the one that takes over."""
+
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
+            if value is None:
+                continue
             smallest = 0 if name == "notice_seconds" else 1 if isinstance(value, int) else 1e-3
             if value < smallest:
                 raise UsageError(f"the limit {name} is {value}, the smallest is {smallest}", where=f"Limits.{name}")

@@ -18,6 +18,7 @@ from typing import Literal, Self
 
 from budwood.core.errors import UsageError
 from budwood.serving.auth import Keys, check_binding, checked_hosts
+from budwood.serving.ending import Stop
 from budwood.serving.journal import prepare
 from budwood.serving.limits import Limits
 from budwood.serving.memory import share
@@ -105,7 +106,7 @@ def start(
     plan = logged(plan, log)
     places = plan.open()
     (listener,) = bind(host, port, 1)
-    loop, stop, ready = event_loop(), asyncio.Event(), threading.Event()
+    loop, stop, ready = event_loop(), Stop(), threading.Event()
     failures: list[BaseException] = []
 
     def work() -> None:

@@ -1,4 +1,7 @@
-"""The parent of the worker processes: it starts them, starts a crashed one again, and stops all when told to."""
+"""The parent of the worker processes: it starts them, starts a crashed one again, and stops all when told to.
+
+A worker that takes too much memory is replaced: when its successor answers, it finishes its requests and ends.
+"""
 
 import logging
 import multiprocessing
@@ -16,8 +19,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from budwood.core.errors import BudwoodError
+from budwood.serving.memory import container_megabytes, process_megabytes
 from budwood.serving.metrics import Metrics
-from budwood.serving.worker import Plan, process
+from budwood.serving.worker import HAND_OVER, Plan, process
 
 __all__ = ["Supervisor", "start_method"]
 
@@ -26,6 +30,14 @@ logger = logging.getLogger("budwood.serving")
 SLOWEST_RESTART = 10.0
 HEALTHY_AFTER = 10.0
 """A worker that ran this long is restarted at once; one that fails sooner waits longer each time, in seconds."""
+WEIGH_SECONDS = 2.0
+"""How often the memory of the workers is looked at."""
+SHARE = 0.8
+"""Of the memory of the container, what all workers may take together with a successor."""
+GROWN = 1.5
+"""A worker that is hardly larger than when it was ready is not replaced: the next one would be as large."""
+REPLACE_AGAIN_SECONDS = 60.0
+"""When a successor did not start, the next attempt comes so much later."""
 STARTS = 8
 """When a worker did not get ready so many times in a row, the server gives up: its share of the connections waits."""
 
@@ -41,6 +53,7 @@ class Slot:
     """The place of one worker: its process now, and when to start it again."""
 
     number: int
+    """Its row in the figures."""
     listener: socket.socket
     process: BaseProcess | None = None
     pipe: Connection | None = None
@@ -52,6 +65,8 @@ class Slot:
     refused: BudwoodError | None = None
     """Why it did not start."""
     restart_at: float = 0.0
+    megabytes: float = 0.0
+    """Resident memory when it was ready."""
 
 
 @dataclass
@@ -68,6 +83,11 @@ class Supervisor:
     memory: "Array[c_double]"
     on_ready: Callable[[], None]
     slots: list[Slot] = field(default_factory=list)
+    successor: Slot | None = None
+    """A worker that starts in order to take over from `replaced`."""
+    replaced: Slot | None = None
+    """A worker that has become too large; it ends when its successor answers."""
+    replace_after: float = 0.0
     received: int = 0
     """The signal that ended it, 0 before."""
 
@@ -98,7 +118,7 @@ class Supervisor:
         def note(number: int, frame: object) -> None:
             if self.received:
                 # The second one does not wait for requests in flight.
-                for slot in self.slots:
+                for slot in self.living:
                     if slot.process is not None and slot.process.is_alive():
                         slot.process.kill()
             self.received = self.received or number
@@ -115,27 +135,89 @@ class Supervisor:
         slot.process = context.Process(target=process, args=arguments, name=f"budwood-worker-{slot.number}")  # type: ignore[attr-defined]
         slot.process.start()
         theirs.close()
-        slot.ready, slot.started = False, time.monotonic()
+        slot.ready, slot.started, slot.megabytes = False, time.monotonic(), 0.0
 
     def watch(self, wake: int) -> None:
         announced = False
         while not self.received:
             waited: list[Any] = [wake]
-            for slot in self.slots:
+            for slot in self.living:
                 waited += [item for item in (slot.process and slot.process.sentinel, slot.pipe) if item is not None]
             wait(waited, timeout=self.patience())
             if self.received:
                 return
             for slot in self.slots:
                 self.look(slot, announced)
+            self.look_at_successor()
+            if announced:
+                self.weigh()
             if not announced and all(slot.ready for slot in self.slots):
                 announced = True
                 self.on_ready()
 
-    def patience(self) -> float | None:
-        """Seconds until the next restart; None when none is due."""
-        due = [slot.restart_at for slot in self.slots if slot.process is None]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+    @property
+    def living(self) -> list[Slot]:
+        """All workers, those that begin and end too."""
+        return [*self.slots, *(slot for slot in (self.successor, self.replaced) if slot and slot not in self.slots)]
+
+    def patience(self) -> float:
+        """Seconds until the next restart is due, or the next look at the memory."""
+        due = [slot.restart_at - time.monotonic() for slot in self.slots if slot.process is None]
+        return max(0.0, min([*due, WEIGH_SECONDS]))
+
+    # Memory
+
+    def weigh(self) -> None:
+        """Begin to replace the oldest worker that has become too large, if none is being replaced."""
+        now = time.monotonic()
+        if self.successor is not None or self.replaced is not None or now < self.replace_after:
+            return
+        self.replace_after = now + WEIGH_SECONDS
+        large = [slot for slot in self.slots if self.too_large(slot)]
+        if large:
+            old = min(large, key=lambda slot: slot.started)
+            free = {*range(self.plan.workers + 1)} - {slot.number for slot in self.slots}
+            self.successor, self.replaced = Slot(min(free), old.listener), old
+            self.start(self.successor)
+
+    def too_large(self, slot: Slot) -> bool:
+        pid = slot.process.pid if slot.process is not None and slot.ready else None
+        megabytes = process_megabytes(pid) if pid else 0.0
+        slot.megabytes = slot.megabytes or megabytes
+        too_large = megabytes > self.limit and megabytes > GROWN * slot.megabytes
+        if too_large:
+            logger.warning("worker %d takes %.0f MB; another takes its place", slot.number, megabytes)
+        return too_large
+
+    @property
+    def limit(self) -> float:
+        """Megabytes that a worker may take."""
+        given = self.plan.limits.worker_bytes
+        return given / 1e6 if given is not None else container_megabytes() * SHARE / (self.plan.workers + 1)
+
+    def look_at_successor(self) -> None:
+        """Let a successor that answers take over; give one up that has ended, and forget a worker that has."""
+        new, old = self.successor, self.replaced
+        if new is not None and old is not None:
+            if new.pipe is not None and new.pipe.poll():
+                self.hear(new, announced=True)
+            if new.ready:
+                self.slots[self.slots.index(old)] = new
+                self.successor = None
+                self.metrics.count("worker_replacements")
+                if old.process is not None and old.process.pid is not None and old.process.is_alive():
+                    os.kill(old.process.pid, HAND_OVER)
+            elif new.process is not None and not new.process.is_alive():
+                logger.error("worker %d goes on: its successor did not start", old.number)
+                self.successor = self.replaced = None
+                self.replace_after = time.monotonic() + REPLACE_AGAIN_SECONDS
+        elif old is not None and (old.process is None or not old.process.is_alive()):
+            self.replaced = None
+            self.clear(old)
+
+    def clear(self, slot: Slot) -> None:
+        """Set the gauges of a worker that has ended to 0."""
+        Metrics(self.plan.layout, self.memory, slot.number)
 
     def look(self, slot: Slot, announced: bool) -> None:
         if slot.pipe is not None and slot.pipe.poll():
@@ -172,6 +254,7 @@ class Supervisor:
         if ended is None:
             return
         ended.join()
+        self.clear(slot)
         code, lived = ended.exitcode, time.monotonic() - slot.started
         slot.unready += not slot.ready
         if slot.unready and (not announced or slot.unready >= STARTS):
@@ -188,7 +271,7 @@ class Supervisor:
         """Tell all workers to drain, and wait. Our copies of the sockets close first, so that theirs decide."""
         for listener in self.listeners:
             listener.close()
-        living = [slot.process for slot in self.slots if slot.process is not None]
+        living = [slot.process for slot in self.living if slot.process is not None]
         for worker in living:
             if worker.is_alive():
                 worker.terminate()

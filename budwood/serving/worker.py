@@ -28,6 +28,7 @@ from budwood.serving.app import App
 from budwood.serving.auth import Keys, is_loopback
 from budwood.serving.batch import Batcher
 from budwood.serving.desk import Desk
+from budwood.serving.ending import Stop, drain, hand_over
 from budwood.serving.limits import Limits
 from budwood.serving.live_accuracy import Feedback
 from budwood.serving.metrics import Board, Layout, Metrics, make_layout
@@ -39,11 +40,13 @@ from budwood.serving.rates import Rates
 from budwood.serving.service import Service
 from budwood.serving.shelf import Place, Shelf, open_places
 
-__all__ = ["Plan", "event_loop", "process", "run"]
+__all__ = ["HAND_OVER", "Plan", "event_loop", "process", "run"]
 
 logger = logging.getLogger("budwood.serving")
 
 TICK_SECONDS = 1.0
+HAND_OVER = getattr(signal, "SIGUSR1", signal.SIGTERM)
+"""Tells a worker that another one has taken its place; Windows has no signal for it."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,9 @@ def work(
     gc.freeze()
     loop = event_loop()
     asyncio.set_event_loop(loop)
-    stop = asyncio.Event()
+    stop = Stop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(HAND_OVER, stop.set_gently)
     parent = os.getppid()
 
     def stop_if_orphaned() -> None:
@@ -168,11 +172,11 @@ async def run(
     places: list[Place],
     listener: socket.socket,
     memory: "Array[c_double]",
-    stop: asyncio.Event,
+    stop: Stop,
     on_ready: Callable[[], None],
     on_tick: Callable[[], None] = lambda: None,
 ) -> None:
-    """Answer until `stop` is set, then drain: accepted requests finish, new ones get 503, and the sockets close."""
+    """Answer until `stop` is set, then finish what was accepted, and close the sockets."""
     loop = asyncio.get_running_loop()
     limits = plan.limits
     metrics = Metrics(plan.layout, memory, number)
@@ -202,7 +206,7 @@ async def run(
     on_ready()
     ticker = loop.create_task(tick(service, state, on_tick))
     await stop.wait()
-    await drain(service, state, server)
+    await (hand_over if stop.gently else drain)(service, state, server)
     ticker.cancel()
     desk.close()
     batcher.close()
@@ -214,41 +218,31 @@ async def tick(service: Service, state: ServerState, on_tick: Callable[[], None]
     """Once a second: close overdue connections, publish gauges, look at aliases and at the keys file."""
     while True:
         await asyncio.sleep(TICK_SECONDS)
-        sweep(state, asyncio.get_running_loop().time())
-        service.shelf.tick()
-        service.metrics.gauge("queue_depth", service.batcher.depth)
-        service.metrics.gauge("texts", service.desk.texts)
-        service.metrics.gauge("connections", len(state.connections))
-        if service.keys is not None:
-            try:
-                service.keys.refresh()
-            except BudwoodError as error:
-                logger.error("the keys file is left as it was: %s", error.cause)
+        try:
+            beat(service, state)
+        except Exception as error:
+            logger.exception("what is done once a second failed: %s", type(error).__name__)
         on_tick()
 
 
-async def drain(service: Service, state: ServerState, server: asyncio.Server) -> None:
-    limits = service.limits
-    service.draining = True
-    service.metrics.gauge("workers_ready", 0)
-    start = time.monotonic()
-    waited = 0.0
-    while waited < limits.notice_seconds or (state.tasks and waited < limits.drain_seconds):
-        await asyncio.sleep(0.02)
-        waited = time.monotonic() - start
-    server.close()
-    for connection in list(state.connections):
-        connection.shutdown()
-    while state.connections and time.monotonic() - start < limits.drain_seconds + 0.5:
-        await asyncio.sleep(0.02)
-    for task in list(state.tasks):
-        task.cancel()
+def beat(service: Service, state: ServerState) -> None:
+    sweep(state, asyncio.get_running_loop().time())
+    service.shelf.tick()
+    service.metrics.gauge("queue_depth", service.batcher.depth)
+    service.metrics.gauge("texts", service.desk.texts)
+    service.metrics.gauge("connections", len(state.connections))
+    if service.keys is not None:
+        try:
+            service.keys.refresh()
+        except BudwoodError as error:
+            logger.error("the keys file is left as it was: %s", error.cause)
 
 
 def log_to_stderr(number: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines(number))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.captureWarnings(True)  # a library that warns of an odd image must not write lines of its own
     logger.setLevel(logging.INFO)
 
 

@@ -32,7 +32,8 @@ options = json.loads(sys.argv[2])
 limits = Limits(**options.pop("limits", {}))
 if options.pop("another_thread", False):
     threading.Thread(target=threading.Event().wait, daemon=True).start()
-supervisor.STARTS = options.pop("starts", supervisor.STARTS)
+for name, value in options.pop("supervisor", {}).items():
+    setattr(supervisor, name, value)
 try:
     bundle = Bundle.open(sys.argv[1], verify=options.pop("verify", True))
     serve([Served("tiny", "1", bundle)], port=0, limits=limits,
@@ -111,18 +112,50 @@ def test_a_crash_in_native_code_costs_one_request(tmp_path: Path) -> None:
         assert httpx.post(f"{url}/predict", json={"text": "hello"}, timeout=30).status_code == 200
 
 
+def test_a_worker_that_takes_too_much_memory_is_replaced_and_no_request_fails(tmp_path: Path) -> None:
+    """Every worker is too large here, so one after the other is replaced all the time."""
+    eager = {"WEIGH_SECONDS": 0.05, "GROWN": 0.0}
+    bundle = served.null_bundle(tmp_path / "b", delay_seconds=0.01)
+    with running(bundle, workers=2, limits={"worker_bytes": 1}, supervisor=eager) as (process, url):
+        first = set(children(process.pid))
+        kept = httpx.Client(base_url=url, timeout=30)
+        statuses = []
+        deadline = time.monotonic() + 60
+        while metric(url, "budwood_worker_replacements_total") < 3:
+            assert time.monotonic() < deadline
+            statuses.append(httpx.post(f"{url}/predict", json={"text": "hello"}, timeout=30).status_code)
+            statuses.append(kept.post("/predict", json={"text": "hello"}).status_code)
+        assert set(statuses) == {200}
+        wait_until(lambda: not first & set(children(process.pid)), "the first workers still run")
+        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        counted = next(line for line in lines if line.startswith("budwood_requests_total"))
+        assert counted == f'budwood_requests_total{{model="tiny",version="1",code="200"}} {len(statuses)}'
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        kept.close()
+
+
+def test_a_worker_that_did_not_grow_is_not_replaced(tmp_path: Path) -> None:
+    eager = {"WEIGH_SECONDS": 0.02}
+    with running(served.null_bundle(tmp_path / "b"), limits={"worker_bytes": 1}, supervisor=eager) as (process, url):
+        before = children(process.pid)
+        time.sleep(0.3)
+        assert children(process.pid) == before
+        assert metric(url, "budwood_worker_replacements_total") == 0
+
+
 def test_sigterm_drains(tmp_path: Path) -> None:
     """Accepted requests finish, new ones get 503 with Retry-After, and readiness turns first."""
     bundle = served.null_bundle(tmp_path / "b", delay_seconds=1.0)
     limits = {"notice_seconds": 0.2, "answer_seconds": 20}
     with running(bundle, workers=1, limits=limits) as (process, url):
         replies: list[httpx.Response] = []
-        ask = [threading.Thread(target=lambda: replies.append(post_slowly(url))) for _ in range(4)]
+        ask = [threading.Thread(target=lambda: replies.append(post_slowly(url))) for _ in range(8)]
         open_connection = httpx.Client(base_url=url)
         assert open_connection.get("/readyz").status_code == 200
         for thread in ask:
             thread.start()
-        wait_until(lambda: metric(url, "budwood_connections") >= 4, "requests did not arrive")
+        wait_until(lambda: metric(url, "budwood_connections") >= 8, "requests did not arrive")
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: open_connection.get("/readyz").status_code == 503, "still ready")
         refused = httpx.post(f"{url}/predict", json={"text": "new"})
@@ -132,7 +165,7 @@ def test_sigterm_drains(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/v2/health/ready").status_code == 503
         for thread in ask:
             thread.join()
-        assert [reply.status_code for reply in replies] == [200] * 4
+        assert [reply.status_code for reply in replies] == [200] * 8
         assert process.wait(20) == 0
         open_connection.close()
 
@@ -228,7 +261,7 @@ def test_a_model_that_cannot_be_opened_is_said_in_python_too(tmp_path: Path) -> 
 def test_a_worker_that_never_starts_again_ends_the_server(tmp_path: Path) -> None:
     """Its share of the connections would wait for ever, so the server says why and ends."""
     bundle = served.null_bundle(tmp_path / "b")
-    with running(bundle, workers=2, starts=3) as (process, _):
+    with running(bundle, workers=2, supervisor={"STARTS": 3}) as (process, _):
         write_settings(bundle, "{")
         os.kill(children(process.pid)[0], signal.SIGKILL)
         assert process.wait(30) == 1

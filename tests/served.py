@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import pictures
 import tiny
 
 from budwood.core.bundle import Bundle
@@ -34,6 +35,17 @@ def null_bundle(path: Path, delay_seconds: float = 0.0, labels: Sequence[str] = 
         (folder / "null.json").write_text(json.dumps({"delay_seconds": delay_seconds, **settings}))
 
     task = {"name": "text_classification", "labels": list(labels), "multi_label": False, "max_tokens": tiny.MAX_TOKENS}
+    return Bundle.create(path, tiny.draft(task=task), write)
+
+
+def null_images(path: Path) -> Bundle:
+    """A classifier of images for the null runtime: preprocessing and labels, and no model."""
+
+    def write(folder: Path) -> None:
+        (folder / "preprocessor_config.json").write_text(json.dumps(pictures.PROCESSOR))
+        (folder / "README.md").write_text("nothing\n")
+
+    task = {"name": "image_classification", "labels": ["a", "b"]}
     return Bundle.create(path, tiny.draft(task=task), write)
 
 

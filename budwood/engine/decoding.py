@@ -148,7 +148,8 @@ def choose(
     kept = np.arange(len(scores))
     if 0 < options.top_k < len(scores):
         kept = np.sort(np.argpartition(-scores, options.top_k - 1)[: options.top_k])
-    weights = np.exp((scores[kept] - scores[kept].max()) / options.temperature)
+    with np.errstate(over="ignore"):  # a temperature next to 0 makes all but the likeliest minus infinity, as it should
+        weights = np.exp((scores[kept] - scores[kept].max()) / options.temperature)
     weights /= weights.sum()
     if 0.0 < options.top_p < 1.0:
         nucleus = np.sort(likeliest(weights, options.top_p))

@@ -1,7 +1,6 @@
 """What hostile inputs cost: image bombs, floods of characters, addresses as inputs, numbers without bounds."""
 
 import base64
-import json
 import socket
 import struct
 import zlib
@@ -14,12 +13,10 @@ import httpx
 import pictures
 import pytest
 import served
-import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from budwood.core.bundle import Bundle
 from budwood.serving.limits import Limits
 from budwood.serving.model import Served, served_name
 from budwood.serving.server import Handle, start
@@ -34,20 +31,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield handle.url
 
 
-def image_bundle(path: Path) -> Bundle:
-    """A classifier of images for the null runtime: preprocessing and labels, and no model."""
-
-    def write(folder: Path) -> None:
-        (folder / "preprocessor_config.json").write_text(json.dumps(pictures.PROCESSOR))
-        (folder / "README.md").write_text("nothing\n")
-
-    task = {"name": "image_classification", "labels": ["a", "b"]}
-    return Bundle.create(path, tiny.draft(task=task), write)
-
-
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    bundle = image_bundle(tmp_path_factory.mktemp("image") / "bundle")
+    bundle = served.null_images(tmp_path_factory.mktemp("image") / "bundle")
     with start([Served("photos", "1", bundle)], runtime="null", limits=served.QUICK) as handle:
         yield handle.url
 
@@ -335,7 +321,7 @@ def test_what_is_no_name_of_a_host_is_refused(tmp_path: Path, name: str) -> None
 def test_long_bodies_of_images_are_counted(tmp_path: Path) -> None:
     """Where a body may have 32 MB, those that are held at the same time have a sum."""
     limits = Limits(notice_seconds=0, bodies_bytes=3 << 20)
-    with start([Served("photos", "1", image_bundle(tmp_path / "b"))], runtime="null", limits=limits) as handle:
+    with start([Served("photos", "1", served.null_images(tmp_path / "b"))], runtime="null", limits=limits) as handle:
         head = "POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\ncontent-length: 2097152\r\n\r\n"
         with served.connect(handle.url) as first, served.connect(handle.url) as second:
             first.sendall(head.encode() + b"x")

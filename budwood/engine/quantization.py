@@ -241,6 +241,7 @@ def with_fallback(
     sample: Sample | None,
     most_noise: float,
     context: Context,
+    mend: Callable[[bytes], bytes] = lambda graph: graph,
 ) -> Chosen:
     """Quantize all layers; where that changes the logits too much, leave those that lose most in float.
 
@@ -251,8 +252,9 @@ def with_fallback(
         make: the quantized graph without the layers that are named.
         sample: without one, all layers are quantized and nothing is measured.
         most_noise: see `Sample.noise`.
+        mend: what is done to a graph that may be given; the ranking of layers does without.
     """
-    graph = make(())
+    graph = mend(make(()))
     if sample is None:
         return Chosen(graph, (), None, {})
     noise = sample.noise(graph)
@@ -262,7 +264,7 @@ def with_fallback(
     lost = ranked(make, layers, sample, context)
     worst, count, least = list(lost), 1, noise
     while count <= len(layers) // 2 and least > most_noise:
-        graph = make(worst[:count])
+        graph = mend(make(worst[:count]))
         noise = sample.noise(graph)
         if noise < least:
             best, least = Chosen(graph, tuple(worst[:count]), noise, lost), noise

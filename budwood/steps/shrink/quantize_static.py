@@ -1,7 +1,8 @@
 """8-bit weights and activations with fixed ranges: the way for convolutional networks, where it multiplies the speed.
 
 The ranges are those that training rows show, read as the server reads them. Affine quantization with one scale for each
-output channel of the weights (Jacob et al. 2018, arXiv:1712.05877; Krishnamoorthi 2018, arXiv:1806.08342).
+output channel of the weights (Jacob et al. 2018, arXiv:1712.05877; Krishnamoorthi 2018, arXiv:1806.08342). Then biases
+are corrected (Nagel et al. 2019, arXiv:1906.04721).
 """
 
 from collections.abc import Callable, Collection
@@ -18,6 +19,8 @@ from budwood.engine.predictor import task_of
 __all__ = ["QuantizeStatic"]
 
 BATCH = 8
+CORRECTING = 64
+"""So many of the last calibration rows correct the biases; the noise is measured on the first."""
 CLEARLY = 0.9
 
 
@@ -38,7 +41,9 @@ class QuantizeStatic(Step):
     """7-bit weights; None: only where the CPU lacks VNNI."""
     keep_float: tuple[str, ...] = ()
     """Layers that stay in float, by the names of their nodes."""
-    most_noise: float = 0.25
+    correct_biases: bool = True
+    """Undo the shifts of the means that rounding brings, layer by layer; see `engine/bias_correction.py`."""
+    most_noise: float = 0.15
     """Change of the logits, as a share of their own deviation between rows, above which the layers that lose most stay
     in float."""
 
@@ -53,6 +58,7 @@ class QuantizeStatic(Step):
     def apply(self, parent: Bundle, context: Context) -> Bundle:
         self.check()
         from budwood.engine import quantized_graph as graphs
+        from budwood.engine.bias_correction import corrected
 
         model = graphs.prepared(quantization.float_source(parent, self.name), context.work)
         task = task_of(parent)
@@ -77,11 +83,22 @@ class QuantizeStatic(Step):
 
         times = self.times(graph, sample)
         signed = times["signed"] < CLEARLY * times["unsigned"] if times else self.activations == "signed"
-        chosen = quantization.with_fallback(lambda more: graph(more, signed), layers, sample, self.most_noise, context)
+
+        def mend(content: bytes) -> bytes:
+            if not self.correct_biases:
+                return content
+            context.progress("correcting biases", 0, 1, "")
+            few = quantization.feeds(task, encoder, rows[-CORRECTING:], names, BATCH)
+            return corrected(content, model, list(few))
+
+        chosen = quantization.with_fallback(
+            lambda more: graph(more, signed), layers, sample, self.most_noise, context, mend
+        )
         report = {
             "scheme": f"{'S8' if signed else 'U8'}S8{' per channel' if self.per_channel else ''}",
             "activations_ms": {name: round(1000 * seconds, 3) for name, seconds in times.items()},
             "reduce_range": reduced,
+            "biases": "corrected" if self.correct_biases else "as they were",
             "calibration": {"rows": len(rows), "method": self.method},
             "layers": len(every),
             "float_operators": graphs.float_operators(chosen.graph),

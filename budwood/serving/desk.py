@@ -166,6 +166,12 @@ class Desk:
             self.metrics.count("written_tokens", job.tokens)
             job.events.put_nowait(END)
 
+    def forget(self, generator: Generator) -> None:
+        """End the thread of a model that is about to be closed, with what it remembers."""
+        pen = self.pens.pop(generator, None)
+        if pen is not None:
+            pen.close()
+
     def close(self) -> None:
         """Stop what is written, and the threads."""
         for job in list(self.jobs):

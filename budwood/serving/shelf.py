@@ -18,6 +18,7 @@ from typing import TypeVar
 from budwood.core.errors import BudwoodError, UsageError
 from budwood.engine.machine import resident_memory_mb
 from budwood.serving.batch import Batcher
+from budwood.serving.desk import Desk
 from budwood.serving.errors import HttpError
 from budwood.serving.follow import Pointer
 from budwood.serving.limits import Limits
@@ -123,6 +124,7 @@ class Shelf:
         runtime: as for `open_model`.
         megabytes: what open models may take together. A model that is opened meanwhile may go beyond it for a moment.
         batcher: it may be at work with a model for requests that nobody waits for any more.
+        desk: it may remember texts of a model.
     """
 
     def __init__(
@@ -133,9 +135,10 @@ class Shelf:
         limits: Limits,
         metrics: Metrics,
         batcher: Batcher,
+        desk: Desk,
     ) -> None:
         self.places, self.runtime, self.megabytes, self.limits = places, runtime, megabytes, limits
-        self.metrics, self.batcher = metrics, batcher
+        self.metrics, self.batcher, self.desk = metrics, batcher, desk
         self.models: list[Model] = []
         """What each place answers with now; the list stays the same, so that others may keep it."""
         self.leaving: list[Model] = []
@@ -185,8 +188,14 @@ class Shelf:
         for model in [model for model in self.leaving if self.idle(model)]:
             self.leaving.remove(model)
             self.metrics.release(model.index)
-            self.batcher.forget(model)
+            self.forget(model)
             self.opener.submit(model.close)
+
+    def forget(self, model: Model) -> None:
+        """Tell the others that a model is about to be closed."""
+        self.batcher.forget(model)
+        if model.generator is not None:
+            self.desk.forget(model.generator)
 
     def idle(self, model: Model) -> bool:
         return not model.uses.count and not self.batcher.computes(model)
@@ -274,6 +283,7 @@ class Shelf:
                 place = min(idle, key=lambda place: place.model.uses.last)
                 old = place.model
                 self.put(place, shut(old))
+                self.forget(old)
                 self.metrics.count("model_evictions")
                 await self.in_thread(old.close)
             elif time.monotonic() >= deadline:

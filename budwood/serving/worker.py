@@ -184,7 +184,7 @@ async def run(
     keys = Keys(plan.keys, Rates(plan.rates)) if plan.keys else None
     board = Board(plan.layout, memory)
     desk = Desk(loop, limits, metrics)
-    shelf = Shelf(places, plan.runtime, plan.megabytes, limits, metrics, batcher)
+    shelf = Shelf(places, plan.runtime, plan.megabytes, limits, metrics, batcher, desk)
     service = Service(shelf, batcher, desk, metrics, board, limits, keys, is_loopback(plan.host), pages=static_files())
     service.hosts, service.access = plan.hosts, Access(number) if plan.access_log else None
     service.feedback = Feedback(plan.journal, plan.log is not None)

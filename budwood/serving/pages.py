@@ -96,14 +96,22 @@ def shown(service: Service) -> list[dict[str, Any]]:
     """The models of GET /stats, each with what its bundle says of it and with the name by which a path finds it."""
     found: list[dict[str, Any]] = []
     names: set[str] = set()
-    state = "ready" if service.ready and not service.draining else "stopping"
     for item in figures(service)["models"]:
         full = f"{item['name']}:{item['version']}"
         address = full if item["name"] in names else item["name"]
         names.add(item["name"])
         more = {"full": full, "address": address, "kind": item["task"].replace("_", " "), **recorded(service, item)}
-        found.append({"state": state, **item, **more})
+        found.append({**item, **more, "state": state_of(service, item)})
     return found
+
+
+def state_of(service: Service, item: Mapping[str, Any]) -> str:
+    """What becomes of a request to a model now, as this worker sees it."""
+    if service.draining or not service.ready:
+        return "stopping"
+    if item["problem"]:
+        return "reload failed" if item["open"] else "cannot be opened"
+    return "ready" if item["open"] else "opens when asked"
 
 
 def recorded(service: Service, item: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,29 +182,31 @@ SHELLS = {"/": ("try.html", ("models", "try")), "/write": ("write.html", ("write
 """The path of each shell: its template and its parts."""
 
 
-def part(service: Service, request: Request, name: str) -> str:
+async def part(service: Service, request: Request, name: str) -> str:
+    if name == "live":
+        await service.monitor.refresh(service.models)
     return environment().get_template(f"parts/{name}.html").render(PARTS[name](service, request))
 
 
 async def models_part(service: Service, request: Request) -> Response:
     """The list of models."""
-    return html(part(service, request, "models"))
+    return html(await part(service, request, "models"))
 
 
 async def try_part(service: Service, request: Request) -> Response:
     """The playground of one model."""
-    return html(part(service, request, "try"))
+    return html(await part(service, request, "try"))
 
 
 async def write_part(service: Service, request: Request) -> Response:
     """The writing page's generators."""
-    return html(part(service, request, "write"))
+    return html(await part(service, request, "write"))
 
 
 async def live_part(service: Service, request: Request) -> Response:
     """The live figures as tables, with what the plots are drawn from."""
     await service.monitor.refresh(service.models)
-    return html(part(service, request, "live"))
+    return html(await part(service, request, "live"))
 
 
 async def shell(service: Service, request: Request) -> Response:
@@ -204,7 +214,7 @@ async def shell(service: Service, request: Request) -> Response:
     template, names = SHELLS.get(request.path, ("docs.html", ()))
     guarded = service.keys is not None
     query = request.scope["query_string"].decode("ascii", "replace")
-    parts = {name: None if guarded else Markup(part(service, request, name)) for name in names}  # noqa: S704
+    parts = {name: None if guarded else Markup(await part(service, request, name)) for name in names}  # noqa: S704
     return html(
         environment()
         .get_template(template)

@@ -5,6 +5,8 @@ import re
 import tomllib
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +15,7 @@ import tiny
 
 from budwood.serving.auth import create_key
 from budwood.serving.model import Served
-from budwood.serving.pages import SHELLS, environment, figure, milliseconds, static_files
+from budwood.serving.pages import SHELLS, environment, figure, milliseconds, state_of, static_files
 from budwood.serving.server import start
 
 WEB = files("budwood").joinpath("web")
@@ -144,6 +146,21 @@ def test_what_is_not_known_yet_leaves_no_trace() -> None:
     assert "Drift against the training rows, over 500 answers" in text
     assert "&lt;img src=x" in text
     assert "<img" not in text
+
+
+@pytest.mark.parametrize(
+    ("ready", "opened", "problem", "state"),
+    [
+        (True, True, "", "ready"),
+        (True, False, "", "opens when asked"),
+        (True, True, "version 2: damaged", "reload failed"),
+        (True, False, "version 2: damaged", "cannot be opened"),
+        (False, True, "", "stopping"),
+    ],
+)
+def test_the_state_of_a_model_is_told(ready: bool, opened: bool, problem: str, state: str) -> None:
+    service: Any = SimpleNamespace(ready=ready, draining=False)
+    assert state_of(service, {"open": opened, "problem": problem}) == state
 
 
 def test_figures_are_written_as_people_read_them() -> None:

@@ -4,6 +4,7 @@ import { byId, onPart } from "./common.js";
 const KEPT = 300; // seconds
 const LABELS = 6;
 const HEIGHT = 180;
+const CLOCK = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
 const samples = [];
 let plots = [];
 
@@ -42,7 +43,13 @@ function errors(figures) {
 
 function classes(figures) {
   const one = watched(figures);
-  return one === figures ? figures.models[0]?.classes : one.classes;
+  return one === figures ? busiest(figures)?.classes : one.classes;
+}
+
+// Of all models, the one that has answered most is shown by its labels.
+function busiest(figures) {
+  const sum = (model) => Object.values(model.classes).reduce((a, b) => a + b, 0);
+  return figures.models.reduce((best, model) => (best && sum(best) >= sum(model) ? best : model), undefined);
 }
 
 // A sample from before the page was opened knows of no labels.
@@ -71,17 +78,23 @@ function axis(more) {
 function make(name, series) {
   const place = byId(`plot-${name}`).querySelector(".plot");
   place.replaceChildren();
-  const clock = (_, ticks) => ticks.map((tick) => new Date(1000 * tick).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" }));
+  const clock = (_, ticks) => ticks.map((tick) => new Date(1000 * tick).toLocaleTimeString("en", CLOCK));
   const lines = series.map(([label], at) => ({ label, stroke: colour(`series-${at}`), width: 2, spanGaps: false, points: { size: 5 }, value: (_, v) => (v == null ? "–" : v.toPrecision(3)) }));
   const options = {
     width: place.clientWidth,
     height: HEIGHT,
+    padding: [8, 24, 0, 0],
     cursor: { drag: { x: false, y: false } },
     scales: { x: { time: true }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
     axes: [axis({ values: clock, space: 90 }), axis({ size: 56 })],
-    series: [{ label: "time", value: (_, v) => (v == null ? "–" : new Date(1000 * v).toLocaleTimeString()) }, ...lines],
+    series: [{ label: "time", value: (_, v) => (v == null ? "–" : new Date(1000 * v).toLocaleTimeString("en", CLOCK)) }, ...lines],
   };
   return new uPlot(options, [samples.map((sample) => sample.at), ...series.map(([, line]) => line)], place);
+}
+
+function labelled() {
+  const { figures } = samples.at(-1);
+  return byId("watched").value || busiest(figures)?.full || "";
 }
 
 function draw() {
@@ -91,6 +104,7 @@ function draw() {
     const shown = series.filter(([, line]) => line.some((value) => value != null));
     const key = JSON.stringify(shown.map(([label]) => label));
     byId(`plot-${name}`).hidden = !shown.length;
+    if (name === "classes") byId("plot-classes").querySelector("figcaption span").textContent = labelled();
     const known = plots.find((plot) => plot.name === name);
     if (!shown.length) continue;
     if (known?.key === key) {

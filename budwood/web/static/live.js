@@ -60,7 +60,7 @@ function counted(figures, label) {
 
 function likeliest() {
   const last = classes(samples.at(-1).figures) ?? {};
-  return Object.keys(last).sort((a, b) => last[b] - last[a]).slice(0, LABELS);
+  return Object.keys(last).sort((a, b) => last[b] - last[a]).slice(0, LABELS).sort(); // a label keeps its colour
 }
 
 // Each plot: its series, by name, from the samples.

@@ -284,12 +284,14 @@ def serve(
 
     `on_ready` is told the address as soon as every worker answers. Where several runtimes are installed, `auto`
     measures them on a model that is served here for the first time, within seconds, and remembers; `progress` is told.
+    So it does with the number of processes that share the cores, on the first model.
     """
     from budwood.engine.runtime_choice import decide
     from budwood.serving.follow import follows
     from budwood.serving.prediction_log import LogOptions
     from budwood.serving.server import Served
     from budwood.serving.server import serve as serve_entries
+    from budwood.serving.worker_choice import decide as decide_workers
 
     home = Store.default(store)
     followed = [follows(reference, home) for reference in references]  # first: a move from now on is seen
@@ -300,6 +302,8 @@ def serve(
     ]
     for entry in entries if runtime == "auto" else ():
         decide(entry.bundle, progress=progress)
+    if workers == "auto" and served:
+        workers = decide_workers(served[0].bundle, runtime, progress)
     serve_entries(
         served,
         host=host,

@@ -19,6 +19,7 @@ KEYS = (
 
 HOSTS = "A name under which the server is reached; others are refused. Repeat it for several."
 ACCESS = "Write a JSON line for each request to standard error, without texts or keys."
+WORKERS = "Processes that share the cores; auto measures what answers the most, once for each model, and remembers."
 MEMORY = (
     "Megabytes that open models may take, over all workers; beyond it the least recently used are closed, and opened "
     "again when they are asked for. auto is 60 % of the machine's. All stay open without it."
@@ -36,7 +37,7 @@ def serve(
     models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Models; the first one answers /predict.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="0 takes a free one.")] = 8000,
-    workers: Annotated[str, typer.Option(metavar="auto|N", help="Processes; auto is one for two cores.")] = "auto",
+    workers: Annotated[str, typer.Option(metavar="auto|N", help=WORKERS)] = "auto",
     runtime: Annotated[str, typer.Option(metavar=choices("runtimes"), help=RUNTIME)] = "auto",
     keys: Annotated[Path | None, typer.Option(metavar="FILE", help=KEYS)] = None,
     max_queue: Annotated[int, typer.Option(metavar="N", help="While so many inputs wait, more get 503.")] = 100,

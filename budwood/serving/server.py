@@ -29,7 +29,7 @@ from budwood.serving.rates import allocate_rates
 from budwood.serving.supervisor import Supervisor
 from budwood.serving.worker import Plan, event_loop, run
 
-__all__ = ["Handle", "Served", "serve", "start", "usable_cores"]
+__all__ = ["Handle", "Served", "serve", "start", "usable_cores", "usual_workers"]
 
 Count = int | Literal["auto"]
 CORES_PER_WORKER = 2
@@ -56,7 +56,7 @@ def serve(
     Args:
         entries: the models; the first one answers /predict.
         port: 0 takes a free one; `on_ready` is told the address.
-        workers: processes that share the port; `auto` is one for every two usable cores.
+        workers: processes that share the port; `auto` is one for two usable cores; `worker_choice.decide` measures.
         runtime: a runtime's name, or `auto`.
         keys: the file of API keys. Needed when `host` is not loopback.
         max_queue: while so many inputs wait, over all workers, a request is refused.
@@ -180,12 +180,17 @@ def make_plan(
     if keys is not None:
         Keys(keys)
     cores = usable_cores()
-    count = max(1, -(-cores // CORES_PER_WORKER)) if workers == "auto" else workers
+    count = usual_workers(cores) if workers == "auto" else workers
     if count < 1:
         raise UsageError(f"{count} workers cannot answer", where="--workers", fix="--workers 1, or auto")
     every = replace(limits or Limits(), queue=max_queue)
     rates = allocate_rates() if keys is not None else None
     return Plan(tuple(entries), host, count, max(1, cores // count), runtime, keys, every, rates=rates)
+
+
+def usual_workers(cores: int) -> int:
+    """The number of workers where nothing was measured."""
+    return max(1, -(-cores // CORES_PER_WORKER))
 
 
 def usable_cores() -> int:

@@ -28,6 +28,8 @@ __all__ = ["Supervisor", "start_method"]
 logger = logging.getLogger("budwood.serving")
 
 SLOWEST_RESTART = 10.0
+SLOWEST_READY_RESTART = 1.0
+"""For one that has answered: whatever kills it comes with the requests, and the others should not be alone for long."""
 HEALTHY_AFTER = 10.0
 """A worker that ran this long is restarted at once; one that fails sooner waits longer each time, in seconds."""
 WEIGH_SECONDS = 2.0
@@ -262,7 +264,8 @@ class Supervisor:
                 f"a worker ended while it started (exit code {code})", where=f"worker {slot.number}"
             )
         slot.failures = 0 if lived > HEALTHY_AFTER else slot.failures + 1
-        delay = min(SLOWEST_RESTART, 0.1 * 2 ** (slot.failures - 1)) if slot.failures > 1 else 0.0
+        slowest = SLOWEST_READY_RESTART if slot.ready else SLOWEST_RESTART
+        delay = min(slowest, 0.1 * 2 ** (slot.failures - 1)) if slot.failures > 1 else 0.0
         slot.restart_at = time.monotonic() + delay
         slot.process, slot.pipe = None, None
         logger.warning("worker %d ended (exit code %s); it is started again in %.1f s", slot.number, code, delay)

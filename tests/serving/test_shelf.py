@@ -206,7 +206,7 @@ def test_many_exchanges_leave_nothing_behind(store: Store) -> None:
         exchange(2)
         wait_until(lambda: metric(server.url, "budwood_models_open") == 1, "the old one is open")
         before = held()
-        for i in range(12):
+        for i in range(6):
             exchange(1 + i % 2)
         # Connections of this test come and go.
         wait_until(lambda: held()[0] <= before[0] + 2 and held()[1] <= before[1], f"{held()} after {before}")

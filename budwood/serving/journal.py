@@ -180,7 +180,8 @@ class Journal:
                 break
             oldest = "SELECT rowid FROM predictions ORDER BY time LIMIT ?"
             self.connection.execute(f"DELETE FROM predictions WHERE rowid IN ({oldest})", (-(-rows // PART),))  # noqa: S608
-        self.connection.execute("PRAGMA incremental_vacuum").fetchall()
+        # As a script: `execute` frees one page only.
+        self.connection.executescript("PRAGMA incremental_vacuum")
         self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def megabytes(self) -> float:

@@ -50,7 +50,7 @@ def exposition(service: Service) -> str:
         if edges:
             cells = board.figure(item, "values")[: len(edges) + 2]
             lines += histogram("value", cells, edges, names(item.model))
-    return "\n".join(lines + drifts(service, monitor)) + "\n"
+    return "\n".join(lines + drifts(service, monitor) + labels(service)) + "\n"
 
 
 def drifts(service: Service, monitor: Monitor) -> list[str]:
@@ -71,6 +71,25 @@ def drifts(service: Service, monitor: Monitor) -> list[str]:
     return [line for name, values in parts.items() for line in [*head(name, "gauge", GAUGES[name]), *values]]
 
 
+def labels(service: Service) -> list[str]:
+    parts: dict[str, list[str]] = {name: [] for name in LIVE}
+    for item in service.board.models():
+        told = service.feedback.of(*item.model.key)
+        parts["feedback_labels"].append(f"budwood_feedback_labels{{{names(item.model)}}} {told['n']}")
+        if told["n"]:
+            which = f'{names(item.model)},metric="{told["metric"]}"'
+            values = (told["value"], *told["ci"])
+            for name, value in zip(("live_score", "live_score_low", "live_score_high"), values, strict=True):
+                parts[name].append(f"budwood_{name}{{{which}}} {value}")
+    return [line for name, values in parts.items() for line in [*head(name, "gauge", LIVE[name]), *values]]
+
+
+LIVE = {
+    "feedback_labels": "Labels that came later and are kept.",
+    "live_score": "What these labels say: accuracy, f1, approval, or mae, the mean absolute error in the labels' unit.",
+    "live_score_low": "Lower bound of the 95 % interval of the live score.",
+    "live_score_high": "Upper bound of the 95 % interval of the live score.",
+}
 GAUGES = {
     "drift_rows": "Recent answers that drift is judged by.",
     "drift_level": "The verdict on recent answers: 0 stable, 1 watch, 2 drifted; none before there are enough.",

@@ -48,6 +48,7 @@ class App:
         if scope["type"] != "http":
             return await refuse_other(scope, receive, send)
         request = Request(scope, receive, self.service.models[0], self.ids)
+        request.silent = self.service.keys is not None
         try:
             await self.respond(request, scope["method"], send)
         finally:
@@ -122,6 +123,7 @@ class App:
         if service.keys is not None and not route.open:
             client = request.scope.get("client")
             request.key = service.keys.check(request.headers, route.scope, client[0] if client else "")
+            request.silent = False
 
 
 CLOSING = ((b"connection", b"close"),)

@@ -43,7 +43,7 @@ class Response:
 class Request:
     """One HTTP request. `model` is set by the handler that finds it; errors and figures then carry its name."""
 
-    __slots__ = ("chosen", "headers", "id", "key", "parameters", "path", "receive", "reserved", "scope")
+    __slots__ = ("chosen", "headers", "id", "key", "parameters", "path", "receive", "reserved", "scope", "silent")
 
     def __init__(self, scope: Scope, receive: Receive, model: Model, ids: Iterator[bytes]) -> None:
         self.scope = scope
@@ -55,10 +55,17 @@ class Request:
         model.uses.count += 1
         self.key: Key | None = None
         """The caller's key, where keys are needed."""
+        self.silent = False
+        """Whether the answer must not name the model: keys are needed, and none was shown."""
         self.reserved = 0
         given = self.headers.get(b"x-request-id")
         # The caller's id is kept when it is harmless in logs and headers.
         self.id = given if given is not None and REQUEST_ID.fullmatch(given) else next(ids)
+
+    @property
+    def names(self) -> tuple[Header, ...]:
+        """The headers that name the model."""
+        return () if self.silent else self.chosen.headers
 
     @property
     def model(self) -> Model:
@@ -169,7 +176,7 @@ async def send_response(send: Send, request: Request, response: Response, more: 
         (b"content-length", str(len(response.body)).encode()),
         (b"x-request-id", request.id),
         (b"x-content-type-options", b"nosniff"),
-        *request.model.headers,
+        *request.names,
         *response.headers,
         *more,
     ]
@@ -184,7 +191,7 @@ async def send_stream(send: Send, request: Request, response: Response, stream: 
         (b"cache-control", b"no-cache"),
         (b"x-request-id", request.id),
         (b"x-content-type-options", b"nosniff"),
-        *request.model.headers,
+        *request.names,
         *response.headers,
     ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})

@@ -62,9 +62,12 @@ def test_every_route_with_no_key_a_users_and_an_admins(guarded: tuple[Handle, st
 
 
 def test_open_routes_tell_nothing_of_the_models(guarded: tuple[Handle, str, Path]) -> None:
-    handle, _, _ = guarded
+    handle, key, _ = guarded
     for path in (*OPEN, "/static/common.js", "/static/try.js", "/static/docs.js", "/static/page.css"):
-        assert "tiny" not in httpx.get(handle.url + path).text, path
+        reply = httpx.get(handle.url + path)
+        assert "tiny" not in f"{reply.text} {reply.headers}", path
+    assert "x-model" not in httpx.get(f"{handle.url}/stats").headers
+    assert "x-model" not in httpx.get(f"{handle.url}/stats", headers={"x-api-key": f"{key[:-1]}!"}).headers
 
 
 def test_a_key_in_the_query_is_no_key(guarded: tuple[Handle, str, Path]) -> None:

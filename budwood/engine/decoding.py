@@ -43,6 +43,8 @@ MAX_ALTERNATIVES = 20
 MAX_BIASES = 300
 LEAST_LOG = -9999.0
 """Stands for the logarithm of a probability of zero, which JSON cannot say."""
+BLOCK = 256
+"""Weights of one block where a token is drawn."""
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1_000
 
@@ -142,20 +144,36 @@ def choose(
         if token >= len(scores):
             raise UsageError(f"there is no token {token}", where="logit_bias", fix=f"name ids below {len(scores)}")
         scores[token] += bias
-    scores[list(forbidden)] = -np.inf
+    if forbidden:
+        scores[list(forbidden)] = -np.inf
     if options.temperature == 0 or options.top_k == 1:
         return int(scores.argmax())
-    kept = np.arange(len(scores))
+    kept = None
     if 0 < options.top_k < len(scores):
-        kept = np.sort(np.argpartition(-scores, options.top_k - 1)[: options.top_k])
+        rest = len(scores) - options.top_k
+        kept = np.sort(np.argpartition(scores, rest)[rest:])
+        scores = scores[kept]
     with np.errstate(over="ignore"):  # a temperature next to 0 makes all but the likeliest minus infinity, as it should
-        weights = np.exp((scores[kept] - scores[kept].max()) / options.temperature)
-    weights /= weights.sum()
+        weights = scores - scores.max()
+        weights /= options.temperature
+        np.exp(weights, out=weights)
     if 0.0 < options.top_p < 1.0:
-        nucleus = np.sort(likeliest(weights, options.top_p))
-        kept, weights = kept[nucleus], weights[nucleus]
-    total = np.cumsum(weights)
-    return int(kept[min(int(np.searchsorted(total, random.random() * total[-1], side="right")), len(kept) - 1)])
+        nucleus = np.sort(likeliest(weights / weights.sum(), options.top_p))
+        kept, weights = nucleus if kept is None else kept[nucleus], weights[nucleus]
+    found = drawn(weights, random.random())
+    return found if kept is None else int(kept[found])
+
+
+def drawn(weights: NDArray[np.float64], share: float) -> int:
+    """The index where the running sum of the weights passes this share of it. Block by block, since one long running
+    sum takes as long as all the rest of a choice."""
+    starts = np.arange(0, len(weights), BLOCK)
+    sums = np.cumsum(np.add.reduceat(weights, starts))
+    point = share * sums[-1]
+    block = min(int(np.searchsorted(sums, point, side="right")), len(sums) - 1)
+    part = np.cumsum(weights[starts[block] : starts[block] + BLOCK])
+    before = sums[block - 1] if block else 0.0
+    return int(starts[block]) + min(int(np.searchsorted(part, point - before, side="right")), len(part) - 1)
 
 
 def likeliest(weights: NDArray[np.float64], share: float) -> NDArray[np.int64]:

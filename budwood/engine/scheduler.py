@@ -42,6 +42,10 @@ class Room(NamedTuple):
     """Tokens in all rows. One text may always be written, however long."""
 
 
+def reraise(error: Exception) -> None:
+    raise error
+
+
 @dataclass(eq=False)
 class Work:
     """The texts of one request."""
@@ -53,6 +57,8 @@ class Work:
     """On the clock of `time.monotonic`: texts that are not done then end with `deadline`."""
     cancelled: Callable[[], bool] = lambda: False
     """Asked before each token; True ends all texts with `cancelled`."""
+    failed: Callable[[Exception], None] = reraise
+    """Called where a text's options do not go with the model."""
     owner: object = None
     """Who asks: places go to those who have the fewest."""
     tokens: int = 0
@@ -304,7 +310,12 @@ class Scheduler:
     def take(self, text: Text, logits: NDArray[np.float32]) -> None:
         """Choose a text's next token, and end the text where that was its last."""
         before = text.writer.tokens
-        piece = text.writer.take(logits)
+        try:
+            piece = text.writer.take(logits)
+        except Exception as error:  # noqa: BLE001  # what one request asks for must not end the others
+            text.work.failed(error)
+            self.leave(text)
+            return
         text.quantum += 1
         text.work.tokens += text.writer.tokens - before
         if piece.text or piece.finish:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
+from budwood.core.errors import UsageError
 from budwood.core.task import Row
 from budwood.engine.decoding import Piece, Sampling
 from budwood.engine.generator import Completion, Generator, Prompt
@@ -245,18 +246,27 @@ class Pen(threading.Thread):
             ids = [generator.encode(prompt) for prompt in wanted.prompts]
             writers = generator.writers(wanted.prompts, ids, wanted.options, wanted.n)
         except Exception as error:  # noqa: BLE001  # one request that cannot be read must not end the others
-            self.end(job, failed(error).error(""))
+            self.refuse(job, error)
             return
         job.sizes = [writer.prompt_tokens for writer in writers]
         if job.pieces:
             truncated = max(job.sizes) >= generator.decoder.shape.window
             self.events.append((job, Begun(sum(map(len, ids)), truncated)))
         until = job.began + self.desk.limits.text_seconds
-        job.work = Work(writers, partial(self.emit, job), until, job.stopped.is_set, job.owner)
+        refuse = partial(self.refuse, job)
+        job.work = Work(writers, partial(self.emit, job), until, job.stopped.is_set, refuse, job.owner)
         scheduler.add(job.work)
+
+    def refuse(self, job: Job, error: Exception) -> None:
+        if isinstance(error, UsageError):
+            self.end(job, HttpError(422, error.cause, field=error.where))
+        else:
+            self.end(job, failed(error).error(""))
 
     def emit(self, job: Job, piece: Piece) -> None:
         assert job.work is not None
+        if not job.left:
+            return
         if piece.finish == "deadline" and not job.work.begun:
             self.end(job, HttpError(504, f"not begun within {self.desk.limits.text_seconds:g} seconds"))
             return
@@ -271,9 +281,10 @@ class Pen(threading.Thread):
             self.events.append((job, END))
 
     def end(self, job: Job, error: HttpError) -> None:
-        """Give up a job, once."""
+        """Give up a job, once, with all of its texts."""
         if job.left:
             job.left = 0
+            job.stopped.set()
             self.events += [(job, error), (job, END)]
 
 

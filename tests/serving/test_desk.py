@@ -106,10 +106,14 @@ def test_a_model_that_fails_fails_its_requests_only(generator: Generator) -> Non
                 with pytest.raises(HttpError) as caught:
                     await answer(opened.submit(other, WANTED, pieces=False))
                 assert caught.value.status == 500
-            bad = Wanted(["\ud800"], WANTED.options)
-            with pytest.raises(HttpError) as caught:
-                await answer(opened.submit(generator, bad, pieces=False))
-            assert caught.value.status == 422
+            going = opened.submit(generator, ENDLESS, pieces=True)
+            biased = [Sampling(logit_bias=((10**6, 1.0),))]
+            for bad in (Wanted(["\ud800"], WANTED.options), Wanted(["Once"], biased, n=2)):
+                with pytest.raises(HttpError) as caught:
+                    await answer(opened.submit(generator, bad, pieces=False))
+                assert caught.value.status == 422
+            assert not going.done
+            going.stop()
             assert len(await answer(opened.submit(generator, WANTED, pieces=False))) == 1
             assert opened.texts == 0
 

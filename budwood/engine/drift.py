@@ -152,10 +152,8 @@ def mmd(first: ArrayLike, second: ArrayLike, *, permutations: int = 1999, seed: 
     kernel = np.exp(-squares / (2 * median)) if median > 0 else (squares == 0).astype(np.float64)
     np.fill_diagonal(kernel, 0.0)
     random = np.random.default_rng(seed)
-    members = np.zeros((n + m, permutations + 1))
-    members[:n, 0] = 1.0
-    for column in range(1, permutations + 1):
-        members[random.permutation(n + m)[:n], column] = 1.0
+    first_sample = np.repeat((np.arange(n + m) < n).astype(np.float64)[:, None], permutations, axis=1)
+    members = np.concatenate([first_sample[:, :1], random.permuted(first_sample, axis=0)], axis=1)
     # With the sum of a sample's kernel rows, the sums within and across follow from one product.
     product = kernel @ members
     within_first = (members * product).sum(axis=0)

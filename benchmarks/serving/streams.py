@@ -33,6 +33,7 @@ class Written:
 
     asked: float
     tokens: Sequence[float]
+    text: str = ""
 
     @property
     def first(self) -> float:
@@ -70,13 +71,21 @@ async def stream(url: str, path: str, body: dict[str, Any], since: float) -> Wri
     head = f"POST {path} HTTP/1.1\r\nhost: {parts.hostname}\r\ncontent-type: application/json\r\n"
     writer.write(f"{head}content-length: {len(content)}\r\nconnection: close\r\n\r\n".encode() + content)
     times: list[float] = []
+    lines: list[bytes] = []
     async for line in reader:
         if not times and line.startswith(b"HTTP/1.1") and b" 200 " not in line:
             raise OSError((line + await reader.read()).decode()[:500])
         if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
             times.append(time.perf_counter() - since)
+            lines.append(line)
     writer.close()
-    return Written(asked, times)
+    return Written(asked, times, "".join(map(text_of, lines)))
+
+
+def text_of(line: bytes) -> str:
+    """The text in one event; llama.cpp's have other names."""
+    event = json.loads(line.removeprefix(b"data: "))
+    return str(event["choices"][0]["text"]) if "choices" in event else ""
 
 
 def budwood_body(asked: Asked, **more: Any) -> dict[str, Any]:

@@ -95,7 +95,14 @@ class Model:
 
 
 class Closed(Runtime):
-    """The runtime of a model that is closed."""
+    """The runtime of a model that is closed; it still knows what the model gives."""
+
+    def __init__(self, outputs: tuple[str, ...] = ()) -> None:
+        self.known = outputs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.known
 
     @classmethod
     def open(cls, bundle: Bundle, threads: int) -> Self:
@@ -114,7 +121,7 @@ def unread(rows: Sequence[Row]) -> Encoded:
 
 def shut(model: Model) -> Model:
     """The model without what takes memory."""
-    closed, generator = Closed(), model.generator
+    closed, generator = Closed(model.predictor.runtime.outputs), model.generator
     predictor = Predictor(model.task, unread, closed, model.predictor.calibration)
     if generator is not None:  # requests are read with its vocabulary
         generator = Generator(Decoder(closed.run, generator.decoder.shape), generator.vocabulary)

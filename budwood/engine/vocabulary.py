@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Self
 
 from budwood.core.errors import BundleError, DataError
 from budwood.core.task import Row
+from budwood.engine.chat_template import ChatTemplate
+from budwood.engine.chat_tokens import ChatTokens
 from budwood.engine.token_text import TokenTexts
 from budwood.engine.tokenizer_file import read_tokenizer
 
@@ -41,10 +43,12 @@ class Vocabulary:
     """The first one ends a document in training; generation stops at any of them."""
     prepends: bool
     """Whether the tokenizer puts a space before every text, as Llama's does."""
+    chats: ChatTokens | None = None
+    """The layout of chats that the model brings; without one they get ours."""
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Read tokenizer.json, config.json and, where it is there, generation_config.json.
+        """Read tokenizer.json, config.json and, where they are there, generation_config.json and tokenizer_config.json.
 
         Raises:
             BundleError: one of them cannot be read, or no token ends a document.
@@ -60,7 +64,12 @@ class Vocabulary:
         size = tokenizer.get_vocab_size(with_added_tokens=True)
         if max(*starts, *ends) >= size:
             raise BundleError("config.json names tokens that the tokenizer does not have", where=str(folder))
-        return cls(tokenizer, starts[0], ends, prepends_space(tokenizer))
+        template = ChatTemplate.read(folder)
+        if template is None:
+            return cls(tokenizer, starts[0], ends, prepends_space(tokenizer))
+        turn = tokenizer.token_to_id(template.tokens.get("eos_token", ""))  # it ends an answer, if not a document
+        ends = ends if turn is None or turn in ends else (*ends, turn)
+        return cls(tokenizer, starts[0], ends, prepends_space(tokenizer), ChatTokens(template, tokenizer))
 
     def encode(self, text: str, *, first: bool = True) -> list[int]:
         """The ids of a text. `first=False` for a text that follows another: it gets no space before it.
@@ -68,10 +77,7 @@ class Vocabulary:
         Raises:
             DataError: it is not valid Unicode.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError("the text is not valid Unicode: it has a lone surrogate", where="text") from error
+        check_unicode(text, "text")
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         ids: list[int] = encoding.ids
         return ids[1:] if not first and self.prepends and encoding.tokens[:1] == ["▁"] else ids
@@ -96,7 +102,13 @@ class Vocabulary:
         return TokenTexts(self.tokenizer)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The ids of a conversation up to where the assistant answers. Raises DataError for an unknown role."""
+        """The ids of a conversation up to where the assistant answers.
+
+        Raises:
+            DataError: an unknown role, or the model's template refuses the messages or takes too long.
+        """
+        if self.chats is not None:
+            return self.chats.ids(checked(messages))
         return self.document({"messages": [*messages, {"role": "assistant", "content": ""}]}, ending=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -112,6 +124,8 @@ class Vocabulary:
             DataError: the row has none of these fields, or a message has an unknown role.
         """
         if "messages" in row:
+            if self.chats is not None and ending:
+                return Document(*self.chats.document(checked(row["messages"]), self.ends))
             return self.conversation(row["messages"], ending=ending)
         if "completion" in row:
             prompt = [self.start, *self.encode(row["prompt"])]
@@ -127,11 +141,8 @@ class Vocabulary:
         """Turns in ChatML where the vocabulary has its tokens, else as `User: …` paragraphs; answers are learnt."""
         marks = [self.tokenizer.token_to_id(mark) for mark in CHATML]
         ids, learnt = [self.start], [False]
-        for number, message in enumerate(messages):
-            role, content = message.get("role"), message.get("content")
-            if role not in ROLES or not isinstance(content, str):
-                known = ", ".join(ROLES)
-                raise DataError(f"a message needs content and a role of {known}", where=f"message {number + 1}")
+        for number, message in enumerate(checked(messages)):
+            role, content = message["role"], message["content"]
             last = number == len(messages) - 1
             if None in marks:
                 head = self.encode(f"{'' if number == 0 else chr(10)}{role.capitalize()}:", first=number == 0)
@@ -146,6 +157,23 @@ class Vocabulary:
             ids += head + body + tail
             learnt += [False] * len(head) + [role == "assistant"] * (len(body) + len(tail))
         return Document(ids, learnt)
+
+
+def checked(messages: Sequence[Mapping[str, str]]) -> Sequence[Mapping[str, str]]:
+    """The messages. Raises DataError for one without content, of an unknown role, or not valid Unicode."""
+    for number, message in enumerate(messages, start=1):
+        content = message.get("content")
+        if message.get("role") not in ROLES or not isinstance(content, str):
+            raise DataError(f"a message needs content and a role of {', '.join(ROLES)}", where=f"message {number}")
+        check_unicode(content, f"message {number}")
+    return messages
+
+
+def check_unicode(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError("the text is not valid Unicode: it has a lone surrogate", where=where) from error
 
 
 def ids_of(value: Any) -> tuple[int, ...]:

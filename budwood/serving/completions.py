@@ -3,6 +3,7 @@
 `"stream": true` gives server-sent events that end with `data: [DONE]`.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -10,8 +11,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from budwood import __version__
+from budwood.core.errors import DataError
+from budwood.core.task import Row
 from budwood.engine.decoding import Chosen, Piece, Sampling
-from budwood.engine.generator import Completion
+from budwood.engine.generator import Completion, Generator
 from budwood.engine.token_text import TokenTexts
 from budwood.serving import strict_json
 from budwood.serving.desk import Begun, Wanted, attended, complete
@@ -44,6 +47,8 @@ class Asked:
     """A request as it is understood."""
 
     wanted: Wanted
+    sent: Sequence[object]
+    """The prompts as they came."""
     chat: bool
     more: Extra
     texts: TokenTexts
@@ -80,19 +85,34 @@ async def read(service: Service, request: Request, main: str) -> Asked:
         raise HttpError(422, f"unknown field {unknown[0][:50]!r}", field=unknown[0][:50])
     ids = None if is_chat else token_prompts(asked, vocabulary.size, service.limits.text_characters)
     if is_chat:
-        rows = [parse(service, model, {"messages": messages(asked)} | given, main)]
+        row = parse(service, model, {"messages": messages(asked)} | given, main)
+        rows = [await laid_out(model.generator, row) if vocabulary.chats else row]
     elif ids is None:
         rows = [parse(service, model, {"text": text} | given, main) for text in prompts(asked)]
     else:
         row = parse(service, model, {"text": ""} | given, main)
         rows = [row | {"text": each} for each in ids]
+    sent = [asked] if is_chat else prompts(asked) if ids is None else ids
     changes = {"alternatives": more.alternatives, "logit_bias": more.bias}
     rows = [row | {"options": replace(row["options"], **changes)} for row in rows]
     echoed = [""] * len(rows)
     if more.echo:
         echoed = prompts(asked) if ids is None else [vocabulary.decode(each) for each in ids]
     head = head_of(request, model, more.stream, is_chat)
-    return Asked(Wanted.of(rows, more.n), is_chat, more, vocabulary.texts, echoed, head)
+    return Asked(Wanted.of(rows, more.n), sent, is_chat, more, vocabulary.texts, echoed, head)
+
+
+async def laid_out(generator: Generator, row: Row) -> dict[str, Any]:
+    """A chat in the layout of the model's template, away from the event loop: it is a program of others, if bounded.
+
+    Raises:
+        HttpError: 422 where the template refuses the messages, or fails.
+    """
+    try:
+        ids = await asyncio.to_thread(generator.encode, row["messages"])
+    except DataError as error:
+        raise HttpError(422, error.cause, field="messages") from error
+    return {"text": ids, "options": row["options"]}
 
 
 def head_of(request: Request, model: Model, stream: bool, is_chat: bool) -> dict[str, Any]:
@@ -177,7 +197,7 @@ async def respond(service: Service, request: Request, asked: Asked) -> Response:
 
 def note(service: Service, request: Request, asked: Asked, started: float) -> None:
     seconds = time.perf_counter() - started
-    service.monitor.wrote(request.id, request.model, asked.wanted.prompts, asked.wanted.n, seconds)
+    service.monitor.wrote(request.id, request.model, asked.sent, asked.wanted.n, seconds)
 
 
 def choice(asked: Asked, at: int, found: Completion) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from budwood.core.dataset import Dataset, Splits
 from budwood.core.errors import BundleError, DataError, UsageError
 from budwood.core.task import Answer, Arrays, Calibration, Encoded, Encoder, Row, Task
+from budwood.engine.chat_template import keep_template
 from budwood.engine.decoding import Sampling
 from budwood.engine.generator import Decoder, Generator, Shape
 from budwood.engine.splits import identity, make_splits
@@ -249,6 +250,7 @@ class TextGeneration(Task):
         for name in cls.preprocessing:
             if (folder / name).exists() and not (stage / name).exists():
                 (stage / name).write_bytes((folder / name).read_bytes())
+        keep_template(folder, stage)
 
     @classmethod
     def new_base(cls, stage: Path) -> None:

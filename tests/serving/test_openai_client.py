@@ -17,7 +17,7 @@ import openai
 import tiny
 import tiny_language
 
-from budwood.core.bundle import Bundle
+from budwood.core.bundle import Bundle, Draft, StepRecord
 from budwood.engine.generator import Generator
 from budwood.serving.limits import Limits
 from budwood.serving.model import Served
@@ -179,3 +179,37 @@ def test_a_key_that_is_missing_or_wrong_is_an_authentication_error(bundle: Bundl
         wrong = openai.OpenAI(base_url=address, api_key="wrong", max_retries=0)
         with wrong as client, pytest.raises(openai.AuthenticationError):
             client.models.list()
+
+
+def test_a_chat_is_laid_out_by_the_template_of_the_bundle(tmp_path: Path):
+    template = "{% if messages | length > 2 %}{{ raise_exception('one at a time') }}{% endif %}"
+    template += "Q: {{ messages[-1].content }}\nA:"
+    plain = tiny_language.gpt2(tmp_path / "plain")
+
+    def write(stage: Path) -> None:
+        from budwood.engine.causal_graph import export_causal_graph
+        from budwood.tasks.text_generation import TextGeneration
+
+        (plain / "chat_template.jinja").write_text(template)
+        TextGeneration.take_base(plain, stage)
+        (stage / "onnx").mkdir()
+        export_causal_graph(plain, stage / "onnx" / "model.onnx")
+
+    task = {"name": "text_generation", "kind": "chats", "max_tokens": 64}
+    draft = Draft(parent=None, history=(StepRecord(name="base"),), task=task, base="tiny")
+    bundle = Bundle.create(tmp_path / "bundle", draft, write)
+    ids = Generator.open(bundle).vocabulary.encode("Q: Hello\nA:")
+    server = start([Served("writer", "1", bundle)], limits=Limits(notice_seconds=0))
+    with server as handle, openai.OpenAI(base_url=f"{handle.url}/v1", api_key="none", max_retries=0) as client:
+        asked = {"model": "writer", "max_tokens": 5}
+        turn = {"role": "user", "content": "Hello"}
+        found = client.chat.completions.create(**asked, messages=[turn])
+        same = client.completions.create(**asked, prompt=ids)
+        assert found.choices[0].message.content == same.choices[0].text
+        assert found.usage == same.usage
+        with pytest.raises(openai.UnprocessableEntityError, match="one at a time") as caught:
+            client.chat.completions.create(**asked, messages=[turn] * 3)
+        assert caught.value.param == "messages"
+        with pytest.raises(openai.UnprocessableEntityError) as caught:
+            client.chat.completions.create(**asked, messages=[turn], extra_body={"chat_template": "{{ 1 }}"})
+        assert caught.value.param == "chat_template"

@@ -33,7 +33,7 @@ FLAGS = {
     "predict": "--file -o --top --store",
     "shrink": "--max-drop --max-p95-ms --max-mb --max-minutes --data --name --store",
     "compare": "--store",
-    "serve": "--host --port --workers --runtime --keys --max-queue --store",
+    "serve": "--host --port --workers --runtime --keys --max-queue --memory --store",
     "models": "--store",
     "export": "--format --store",
     "doctor": "--test --target --input --fix",

@@ -280,7 +280,7 @@ def test_serve_passes_its_flags_and_prints_an_address_and_a_line_to_paste(run, m
     monkeypatch.setattr(flow, "serve", serve)
     line = (
         "serve tickets tickets:1 --host 127.0.0.1 --port 8123 --workers 2 --runtime null --keys k --max-queue 7 "
-        "--store s"
+        "--allow-host api.test --access-log --memory auto --store s"
     )
     ran = run(*line.split())
     assert calls == [
@@ -293,6 +293,10 @@ def test_serve_passes_its_flags_and_prints_an_address_and_a_line_to_paste(run, m
                 "runtime": "null",
                 "keys": Path("k"),
                 "max_queue": 7,
+                "hosts": ["api.test"],
+                "access_log": True,
+                "memory": "auto",
+                "log": None,
                 "store": "s",
             },
         )

@@ -105,7 +105,7 @@ class SharedRows(Rows):
 
     def read(self, row: Row, ids: Sequence[int]) -> Logits:
         self.fit(len(row.ids) + len(ids))
-        logits = self.call(row.at, np.asarray([ids], np.int64), np.asarray([len(row.ids)]))[0]
+        logits: Logits = self.call(row.at, np.asarray([ids], np.int64), np.asarray([len(row.ids)]))[0]
         row.ids.extend(ids)
         return logits
 
@@ -266,9 +266,10 @@ class CopiedRows(Rows):
         cache = self.own(row)
         if row in self.together:
             self.leave([row])
-        row.cache, logits = self.call(cache, np.asarray([ids], np.int64))
+        row.cache, found = self.call(cache, np.asarray([ids], np.int64))
+        logits: Logits = found[0]
         row.ids.extend(ids)
-        return logits[0]
+        return logits
 
     def step(self, rows: Sequence[Row], tokens: Sequence[int]) -> Logits:
         if leaving := [row for row in self.together if row not in rows]:

@@ -49,10 +49,10 @@ docs: .venv/.installed-dev ## write docs/cli.md from the commands' own help
 
 .venv/.installed-dev: .venv/.python pyproject.toml constraints.txt
 	@echo "installing Budwood and the development tools into .venv (a few minutes the first time)"
-	@$(INSTALL) -e '.[train,demo,vision,chem,openvino,prune,dev]'
+	@$(INSTALL) -e '.[train,demo,vision,chem,openvino,prune,otel,dev]'
 	@touch $@ .venv/.installed-demo
 
 .venv/.installed-bench: .venv/.installed-dev
 	@echo "installing what the server is measured against"
-	@$(INSTALL) -e '.[train,demo,vision,chem,openvino,prune,dev,bench]'
+	@$(INSTALL) -e '.[train,demo,vision,chem,openvino,prune,otel,dev,bench]'
 	@touch $@

@@ -15,6 +15,7 @@ from budwood.serving.openapi import document
 from budwood.serving.pages import static_file
 from budwood.serving.routes import ROUTES, Route
 from budwood.serving.service import Service
+from budwood.serving.telemetry import Telemetry
 
 __all__ = ["App"]
 
@@ -31,6 +32,8 @@ class App:
     """An ASGI application over a service."""
 
     service: Service
+    telemetry: Telemetry | None = None
+    """Where requests are sent as spans, if that is asked for."""
 
     def __post_init__(self) -> None:
         service = self.service
@@ -84,6 +87,8 @@ class App:
         service, seconds = self.service, time.perf_counter() - started
         if route is not None and route.infers:
             service.metrics.request(request.model.index, status, seconds)
+            if self.telemetry is not None:
+                self.telemetry.note(request, route.method, route.path, status, seconds)
         if service.access is not None:
             service.access.note(request, f"{route.method} {route.path}" if route is not None else "", status, seconds)
 

@@ -251,6 +251,11 @@ class Monitor:
             window = self.window(self.board.find(model.name, model.version), watched)
             self.judged[model.name, model.version] = await asyncio.to_thread(judge, watched.reference, window)
 
+    def judge(self, model: Model) -> Judged:
+        """A verdict of now. Called in any thread."""
+        watched = self.of(model)
+        return judge(watched.reference, self.window(self.board.find(model.name, model.version), watched))
+
     def drift(self, model: Model) -> Judged:
         """The verdict on a version's recent traffic, as of the last `refresh`."""
         return self.judged.get((model.name, model.version), Judged("waiting", "nobody has asked before", 0))

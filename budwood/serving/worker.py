@@ -39,6 +39,7 @@ from budwood.serving.protocol import LimitedProtocol, sweep
 from budwood.serving.rates import Rates
 from budwood.serving.service import Service
 from budwood.serving.shelf import Place, Shelf, open_places
+from budwood.serving.telemetry import Telemetry
 
 __all__ = ["HAND_OVER", "Plan", "event_loop", "process", "run"]
 
@@ -189,8 +190,9 @@ async def run(
     service.hosts, service.access = plan.hosts, Access(number) if plan.access_log else None
     service.feedback = Feedback(plan.journal, plan.log is not None)
     service.monitor.log = PredictionLog(plan.log, metrics.count) if plan.log else None
+    telemetry = Telemetry.open(service, number, os.environ)
     config = uvicorn.Config(
-        App(service),
+        App(service, telemetry),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -211,6 +213,8 @@ async def run(
     desk.close()
     batcher.close()
     service.monitor.close()
+    if telemetry is not None:
+        telemetry.close()
     await shelf.close()
 
 

@@ -262,10 +262,10 @@ class Scheduler:
     # Reading and writing
 
     def read(self) -> None:
-        """Read on in the prompts, the shortest rests first; without limit where nobody writes meanwhile."""
+        """Read on in the prompts, the shortest rests first."""
         reading = [text for text in self.active if text.pending]
-        longest = max((len(text.pending) for text in reading), default=0)
-        left = PROMPT_TOKENS if len(reading) < len(self.active) else max(longest, PROMPT_TOKENS)
+        # Where nobody writes nobody is stalled; but whoever comes meanwhile waits for the end of this turn.
+        left = PROMPT_TOKENS if len(reading) < len(self.active) else 2 * PROMPT_TOKENS
         for text in sorted(reading, key=lambda text: len(text.pending) - PATIENCE * text.waited):
             if left <= 0:
                 text.waited += 1

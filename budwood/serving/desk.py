@@ -23,12 +23,15 @@ from budwood.serving.batch import failed
 from budwood.serving.errors import HttpError
 from budwood.serving.http import Disconnected, Request, gone
 from budwood.serving.limits import Limits
+from budwood.serving.memory import container_megabytes
 from budwood.serving.metrics import Metrics
 
 __all__ = ["Begun", "Desk", "Job", "Wanted", "attended", "complete"]
 
 ROWS = 4
 """Rows of memory for each text that is written at the same time; the others are of texts that ended."""
+MEMORY_SHARE = 0.2
+"""Of the memory of the container, what one model's texts may take at most, whatever the limit says."""
 IDLE_SECONDS = 60.0
 """A model for which nobody has asked for so long gives back what it remembers."""
 
@@ -289,7 +292,8 @@ class Pen(threading.Thread):
 
 
 def room(limits: Limits, generator: Generator) -> Room:
-    tokens = int(limits.remembered_megabytes * 1e6 / generator.decoder.shape.token_bytes)
+    there = container_megabytes() * MEMORY_SHARE or math.inf
+    tokens = int(min(limits.remembered_megabytes, there) * 1e6 / generator.decoder.shape.token_bytes)
     return Room(limits.writing, limits.writing * ROWS, tokens)
 
 

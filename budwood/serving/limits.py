@@ -50,7 +50,8 @@ class Limits:
     """Texts that one model of a worker writes side by side; a step takes longer with each of them."""
     remembered_megabytes: int = 1_024
     """Memory for the keys and values of one model's texts: of those that are written, and, while there is room, of
-    those that ended. A text that does not fit waits. One by itself is always written."""
+    those that ended; at most a fifth of the container's. A text that does not fit waits. One by itself is always
+    written."""
     text_seconds: float = 60.0
     """A text that is not finished by then ends as it is; one that was not begun gets 504."""
     read_seconds: float = 10.0

@@ -33,9 +33,10 @@ FLAGS = {
     "predict": "--file -o --top --store",
     "shrink": "--max-drop --max-p95-ms --max-mb --max-minutes --data --name --store",
     "compare": "--store",
-    "serve": "--host --port --workers --runtime --keys --max-queue --memory --store",
+    "serve": "--host --port --workers --runtime --keys --max-queue --memory --allow-host --access-log --store",
+    "keys": "",  # its commands have them
     "models": "--store",
-    "export": "--format --store",
+    "export": "--format --image --store",
     "doctor": "--test --target --input --fix",
     "generate": "--max-tokens --temperature --top-k --top-p --repetition-penalty --stop --truncate --n --seed --store",
     "plan": "--task --base --target --input --group --test --method --shots --no-flip --rotate --image-size --seed "

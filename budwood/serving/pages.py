@@ -66,7 +66,8 @@ def environment() -> Environment:
     made = Environment(
         loader=FunctionLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    made.filters |= {"figure": figure, "milliseconds": milliseconds, "percent": percent, "quoted": quoted}
+    for written in (figure, milliseconds, percent, chance, quoted):
+        made.filters[written.__name__] = written
     made.globals |= {"figure_of": figure_of, "span_of": span_of, "title_of": title_of}
     return made
 
@@ -82,6 +83,11 @@ def milliseconds(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def chance(p: float | None) -> str:
+    """A p value."""
+    return "–" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def quoted(value: str) -> str:

@@ -15,7 +15,7 @@ import tiny
 
 from budwood.serving.auth import create_key
 from budwood.serving.model import Served
-from budwood.serving.pages import SHELLS, environment, figure, milliseconds, state_of, static_files
+from budwood.serving.pages import SHELLS, chance, environment, figure, milliseconds, state_of, static_files
 from budwood.serving.server import start
 
 WEB = files("budwood").joinpath("web")
@@ -143,7 +143,7 @@ def test_what_is_not_known_yet_leaves_no_trace() -> None:
     text = template.render(live=live, models=[full], drawn="{}", longest=20)
     assert "Accuracy 90.00 %, 80.00 to 95.00, on 40" in text
     assert '<td class="number">91.0 %</td>' in text
-    assert "Drift against the training rows, over 500 answers" in text
+    assert "Drift against held-out rows, over 500 answers" in text
     assert "&lt;img src=x" in text
     assert "<img" not in text
 
@@ -165,6 +165,7 @@ def test_the_state_of_a_model_is_told(ready: bool, opened: bool, problem: str, s
 
 def test_figures_are_written_as_people_read_them() -> None:
     assert [figure(value) for value in (None, 0.0, 0.12345, 12345.6)] == ["–", "0", "0.1235", "12,346"]
+    assert [chance(value) for value in (None, 1e-9, 0.0321)] == ["–", "< 0.0001", "0.032"]
     assert [milliseconds(value) for value in (None, 1.26, 1234.5)] == ["–", "1.3 ms", "1,234 ms"]
 
 

@@ -7,6 +7,8 @@ const KEPT = "budwood-key";
 export const key = () => sessionStorage.getItem(KEPT) ?? "";
 export const headers = (more) => (key() ? { ...more, authorization: `Bearer ${key()}` } : { ...more });
 const guarded = "guarded" in document.body.dataset;
+let refused = false; // the key that is kept is not known: it is not sent again and again
+const locked = () => guarded && (refused || !key());
 
 export function fail(message) {
   byId("error").textContent = message;
@@ -14,10 +16,11 @@ export function fail(message) {
 }
 
 // Asked for again when the server does not know the key that is kept.
-export function ask(refused) {
+export function ask(unknown) {
+  refused = unknown && Boolean(key());
   show("key-row", true);
   show("forget", Boolean(key()));
-  if (refused && key()) fail("This key is not known.");
+  if (refused) fail("This key is not known.");
 }
 
 export function reset(field, ...children) {
@@ -78,7 +81,7 @@ body.addEventListener("htmx:configRequest", (event) => {
   const place = event.target;
   // Nobody looks, or the reader has paused: then what is there may stay as it is.
   const idle = place.firstElementChild && (document.hidden || "paused" in body.dataset);
-  if (idle || (guarded && !key())) event.preventDefault();
+  if (idle || locked()) event.preventDefault();
   if (guarded && !key()) ask(false);
   Object.assign(event.detail.headers, headers());
 });
@@ -104,6 +107,7 @@ body.addEventListener("htmx:sendError", () => {
 });
 
 function changed() {
+  refused = false;
   fail("");
   body.dispatchEvent(new Event("keyed"));
 }

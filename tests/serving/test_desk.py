@@ -11,6 +11,7 @@ import tiny_language
 
 from budwood.engine.decoding import Sampling
 from budwood.engine.generator import Decoder, Generator
+from budwood.serving import desk as desk_module
 from budwood.serving import http, strict_json
 from budwood.serving.desk import Desk, Job, Wanted
 from budwood.serving.errors import HttpError
@@ -118,6 +119,32 @@ def test_a_model_that_fails_fails_its_requests_only(generator: Generator) -> Non
             assert opened.texts == 0
 
     asyncio.run(run())
+
+
+def test_a_model_for_which_nobody_asks_gives_its_memory_back_and_writes_again(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk_module, "IDLE_SECONDS", 0.01)
+
+    async def run() -> None:
+        with desk() as opened:
+            first = await answer(opened.submit(generator, WANTED, pieces=False))
+            pen = opened.pens[generator]
+            await asyncio.to_thread(pen.join, 20)
+            assert not pen.is_alive()
+            assert await answer(opened.submit(generator, WANTED, pieces=False)) == first
+            assert opened.pens[generator] is not pen
+
+    asyncio.run(run())
+
+
+def test_texts_take_a_part_of_the_memory_there_is(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = generator.decoder.shape.token_bytes
+    assert desk_module.room(Limits(remembered_megabytes=1), generator).tokens == int(1e6 / size)
+    monkeypatch.setattr(desk_module, "container_megabytes", lambda: 2.0)
+    assert desk_module.room(Limits(), generator).tokens == int(desk_module.MEMORY_SHARE * 2e6 / size)
+    monkeypatch.setattr(desk_module, "container_megabytes", lambda: 0.0)  # the system does not tell
+    assert desk_module.room(Limits(), generator).tokens == int(1024e6 / size)
 
 
 def test_long_bodies_are_refused_beyond_what_a_worker_holds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,8 @@ class Row:
     def __init__(self, at: int = 0) -> None:
         self.ids: list[int] = []
         """The tokens that it remembers."""
+        self.owner: object = None
+        """For whom."""
         self.at = at
         self.cache: Cache | None = None
 

@@ -220,16 +220,21 @@ class Scheduler:
         if len(ids) > self.window:
             ids = self.slide(text)
         logits = None if begun else text.prompt.logits
-        text.row, common = self.recall(ids, whole=logits is not None)
+        text.row, common = self.recall(ids, text.work.owner, whole=logits is not None)
+        text.row.owner = text.work.owner
         text.pending, text.quantum, text.waited = ids[common:], 0, 0
         if logits is not None and common == len(ids):
             self.take(text, logits)
         elif not begun and text.prompt.logits is None:
             text.prompt.reader = text
 
-    def recall(self, ids: Sequence[int], *, whole: bool) -> tuple[Row, int]:
-        """A row that remembers the beginning of `ids`, and how much; of all of it only where `whole`."""
-        rows = [*self.retired, *(text.row for text in self.active if text.row is not None)]
+    def recall(self, ids: Sequence[int], owner: object, *, whole: bool) -> tuple[Row, int]:
+        """A row that remembers the beginning of `ids`, and how much; of all of it only where `whole`.
+
+        Only rows of the same owner: by the time that an answer takes, others could tell what somebody has asked.
+        """
+        known = [*self.retired, *(text.row for text in self.active if text.row is not None)]
+        rows = [row for row in known if row.owner == owner]
         sizes = [shared(row.ids, ids) for row in rows]
         best = max(range(len(rows)), key=lambda at: sizes[at], default=None)
         common = 0 if best is None else min(sizes[best], len(ids) - (not whole))

@@ -232,6 +232,18 @@ def test_what_a_game_repeats_is_not_read_again(
         history = [*work.writers[0].ids, *generator.encode(" The old man came.")[1:]]
 
 
+def test_nobody_can_tell_by_the_time_what_another_has_asked(
+    generators: dict[tuple[str, str], Generator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(generators["gpt2", "shared"], ROOMS["plenty"])
+    sizes = counted(monkeypatch, desk)
+    for owner in ("a", "b", "a"):
+        desk.ask(STORY, OPTIONS[0], owner=owner)
+        desk.run()
+    whole = len(desk.generator.encode(STORY))
+    assert sizes == [whole, whole, 1]
+
+
 def test_memory_is_kept_within_its_bound(generators: dict[tuple[str, str], Generator]) -> None:
     desk = Desk(generators["gpt2", "shared"], Room(4, 8, 120))
     for at in range(12):

@@ -149,6 +149,7 @@ class Scheduler:
         self.active.clear()
         while self.retired:
             self.forget(self.retired[0])
+        self.held = 0  # a turn that failed may have counted what it did not read
 
     # Beginning and end
 

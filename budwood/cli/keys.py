@@ -17,7 +17,6 @@ keys = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    help="Make, list, rotate and revoke API keys. FILE is what `budwood serve --keys` reads; it holds hashes only.",
 )
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The keys file.")]
@@ -26,6 +25,19 @@ Allowed = Annotated[str, typer.Option(metavar="predict|admin", help="admin also 
 Rate = Annotated[int, typer.Option(metavar="N", help="Requests a minute, over all workers; 0 is no limit.")]
 Days = Annotated[float, typer.Option(metavar="D", help="Refused after so many days; 0 is never.")]
 Overlap = Annotated[float, typer.Option(metavar="H", help="The old key is good for so many hours more.")]
+
+
+@keys.callback(invoke_without_command=True)
+def every(context: typer.Context, json: Json = False) -> None:
+    """Make, list, rotate and revoke API keys.
+
+    FILE is what `budwood serve --keys` reads; it holds hashes only.
+    """
+    if context.invoked_subcommand is None:
+        from budwood.core.errors import UsageError
+
+        fix = "budwood keys make FILE NAME, or list, rotate, revoke"
+        raise UsageError("what is to be done with the keys?", where="budwood keys", fix=fix)
 
 
 @keys.command()

@@ -56,6 +56,9 @@ class Rates:
     def place(self, who: float, now: float) -> int:
         """Where the bucket is; a full one is as good as none, so its place may be taken."""
         cells, start = self.cells, int(who)
+        home = 2 * (start % SLOTS)
+        if cells[home] == who:
+            return home
         places = [2 * ((start + probe) % SLOTS) for probe in range(PROBES)]
         for place in places:
             if cells[place] == who:

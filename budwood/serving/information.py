@@ -1,6 +1,8 @@
 """What a server says of itself: health, figures, the list of models, its pages and its OpenAPI document."""
 
 import json
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from budwood.core.page import POLICY
@@ -10,7 +12,7 @@ from budwood.serving.model import Model
 from budwood.serving.service import Service
 from budwood.serving.stats import exposition, monitored
 
-__all__ = ["PAGE_HEADERS", "figures", "live", "metrics", "models", "openapi", "ready", "report", "stats"]
+__all__ = ["PAGE_HEADERS", "figures", "grafana", "live", "metrics", "models", "openapi", "ready", "report", "stats"]
 
 PAGE_HEADERS = (
     (
@@ -92,6 +94,16 @@ async def models(service: Service, request: Request) -> Response:
         for model in service.models
     ]
     return Response(json.dumps({"object": "list", "data": data}).encode())
+
+
+async def grafana(service: Service, request: Request) -> Response:
+    """A dashboard that shows the figures of /metrics, to import into Grafana."""
+    return Response(dashboard())
+
+
+@cache
+def dashboard() -> bytes:
+    return files("budwood").joinpath("serving", "grafana.json").read_bytes()
 
 
 async def openapi(service: Service, request: Request) -> Response:

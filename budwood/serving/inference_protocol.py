@@ -9,6 +9,7 @@ from typing import Any
 from budwood import __version__
 from budwood.core.task import Answer, Row, Task
 from budwood.serving import strict_json
+from budwood.serving.binary_tensors import infer_body, with_data
 from budwood.serving.errors import HttpError
 from budwood.serving.http import Request, Response
 from budwood.serving.model import Model
@@ -26,7 +27,7 @@ def reply(value: dict[str, Any]) -> Response:
 
 
 async def server_metadata(service: Service, request: Request) -> Response:
-    return reply({"name": "budwood", "version": __version__, "extensions": []})
+    return reply({"name": "budwood", "version": __version__, "extensions": ["binary_tensor_data"]})
 
 
 async def health_live(service: Service, request: Request) -> Response:
@@ -64,13 +65,12 @@ async def model_ready(service: Service, request: Request) -> Response:
 async def infer(service: Service, request: Request) -> Response:
     """One inference request: as many rows as the input tensor has elements."""
     model = named(service, request)
-    if b"inference-header-content-length" in request.headers:
-        raise HttpError(415, "binary tensor data is not supported; send data as JSON")
-    value = strict_json.parse(await request.json_body(service.limits), service.limits)
+    content, tail = await infer_body(request, service.limits)
+    value = strict_json.parse(content, service.limits)
     service.refuse_unready()
     fields = expect(value, "the body", required=("inputs",), optional=("id", "parameters", "outputs"))
     wanted = wanted_outputs(model.task, fields.get("outputs"))
-    rows = input_rows(service, model, fields["inputs"])
+    rows = input_rows(service, model, fields["inputs"], tail)
     top = 3 if "answer" in wanted else 1
     # The protocol's tensors have no place for an error, so one failure fails the request, and is named.
     answers = [item.answer for item in await service.answer(request, rows, top, "inputs[0].data[{}]")]
@@ -109,12 +109,14 @@ def wanted_outputs(task: Task, outputs: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def input_rows(service: Service, model: Model, inputs: Any) -> list[Row]:
+def input_rows(service: Service, model: Model, inputs: Any, tail: bytes) -> list[Row]:
+    """The rows of the one input tensor, whose data are in it or in the bytes behind the JSON. Raises HttpError 422."""
     main = model.task.inputs[0]
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise HttpError(422, f"inputs must be a list of one tensor named {main}", field="inputs")
     required = ("name", "shape", "datatype", "data")
-    fields = expect(inputs[0], "inputs[0]", required=required, optional=("parameters",))
+    tensor = with_data(inputs[0], tail, service.limits, files=bool(model.task.files))
+    fields = expect(tensor, "inputs[0]", required=required, optional=("parameters",))
     if fields["name"] != main:
         raise HttpError(422, f"the input is named {main}", field="inputs[0].name")
     if fields["datatype"] != "BYTES":

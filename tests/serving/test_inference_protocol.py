@@ -1,5 +1,7 @@
 """The Open Inference Protocol V2, and the other conventions that foreign clients rely on."""
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -84,9 +86,52 @@ def test_a_failed_item_fails_the_request_and_is_named(client: httpx.Client) -> N
     assert (reply.status_code, reply.json()) == (422, {"error": "inputs[0].data[1]: the model failed on this input"})
 
 
-def test_binary_tensors_are_refused(client: httpx.Client) -> None:
-    reply = client.post(INFER, json=body("a"), headers={"inference-header-content-length": "10"})
-    assert reply.status_code == 415
+def packed(texts: Sequence[bytes], *, size: object = None, header: bytes | None = None, tail: bytes = b"") -> Any:
+    """Content and headers of a request as Triton's clients send it: no content type, the data behind the JSON."""
+    data = b"".join(len(text).to_bytes(4, "little") + text for text in texts) + tail
+    tensor = {"name": "text", "shape": [len(texts)], "datatype": "BYTES"}
+    tensor["parameters"] = {"binary_data_size": len(data) if size is None else size}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    length = str(len(head)).encode() if header is None else header
+    return {"content": head + data, "headers": {b"inference-header-content-length": length}}
+
+
+def test_texts_may_come_as_bytes_behind_the_json(client: httpx.Client) -> None:
+    found = client.post(INFER, **packed([text.encode() for text in TEXTS]))
+    assert found.status_code == 200, found.text
+    assert found.json() == client.post(INFER, json=body(*TEXTS)).json()
+    without_type = client.post(INFER, content=json.dumps(body(*TEXTS)).encode())
+    assert without_type.json() == found.json()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "word"),
+    [
+        (packed([b"a"], header=b"99999"), 400, "inference-header-content-length"),
+        (packed([b"a"], header=b"-1"), 400, "inference-header-content-length"),
+        (packed([b"a"], header=b"1" * 30), 400, "inference-header-content-length"),
+        (packed([b"a"], size=4), 422, "binary_data_size"),
+        (packed([b"a"], size=True), 422, "binary_data_size"),
+        (packed([b"a"], tail=b"\x01"), 422, "cut off"),
+        (packed([b"a"], tail=b"\xff\xff\xff\xff"), 422, "cut off"),
+        (packed([b"a"], tail=b"\0\0\0\0"), 422, "shape"),
+        (packed([b"ok", b"\xff"]), 422, "data[1]"),
+        (packed([b"a"] * 300), 422, "items"),
+        (packed([]), 422, "items"),
+    ],
+)
+def test_bytes_that_do_not_fit_are_refused(client: httpx.Client, sent: Any, status: int, word: str) -> None:
+    reply = client.post(INFER, **sent)
+    assert reply.status_code == status
+    assert word in reply.json()["error"]
+
+
+def test_data_are_in_one_place_only(client: httpx.Client) -> None:
+    both = {"inputs": [{**body("a")["inputs"][0], "parameters": {"binary_data_size": 0}}]}
+    assert client.post(INFER, json=both).status_code == 422
+    stray = json.dumps(body("a")).encode()
+    headers = {"inference-header-content-length": str(len(stray))}
+    assert client.post(INFER, content=stray + b"\0", headers=headers).status_code == 422
 
 
 def test_metadata(client: httpx.Client) -> None:

@@ -52,9 +52,14 @@ class Traffic:
         self.counts: Counter[str] = Counter()
         self.unexpected: Counter[str] = Counter()
         self.versions: Counter[str] = Counter()
+        self.clients: list[Client] = []
+
+    def client(self) -> Client:
+        self.clients.append(Client(self.url))
+        return self.clients[-1]
 
     async def good(self) -> None:
-        client = Client(self.url)
+        client = self.client()
         for body in cycle(GOOD):
             try:
                 status, headers = await client.ask("/predict", body)
@@ -68,7 +73,7 @@ class Traffic:
                 self.versions[headers["x-model-version"]] += 1
 
     async def bad(self) -> None:
-        client = Client(self.url)
+        client = self.client()
         for path, body, kind, expected in cycle(BAD):
             try:
                 status, _ = await client.ask(path, body, kind)
@@ -127,6 +132,8 @@ async def measured(url: str, pid: int, home: Path, temporary: Path, minutes: flo
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    for client in traffic.clients:
+        client.drop()
     await asyncio.sleep(5)
     after = Held.by(workers_of(pid))
     late = np.asarray(samples[len(samples) // 5 :], np.float64)

@@ -22,6 +22,7 @@ from budwood.serving.desk import Desk
 from budwood.serving.errors import HttpError
 from budwood.serving.follow import Pointer
 from budwood.serving.limits import Limits
+from budwood.serving.memory import give_back
 from budwood.serving.metrics import Metrics
 from budwood.serving.model import Model, Served, describe, first_line, open_model, shut
 
@@ -112,6 +113,12 @@ def weight(entry: Served, grown: float) -> float:
     return max(grown, (sum(sizes) or sum(item.bytes for item in files.values())) / 1e6)
 
 
+def close(model: Model) -> None:
+    """Close a model in the thread that opens them, and give its memory back."""
+    model.close()
+    give_back()
+
+
 def told(version: str | int, error: BaseException) -> str:
     return f"version {version}: {error.cause if isinstance(error, BudwoodError) else first_line(error)}"
 
@@ -189,7 +196,7 @@ class Shelf:
             self.leaving.remove(model)
             self.metrics.release(model.index)
             self.forget(model)
-            self.opener.submit(model.close)
+            self.opener.submit(close, model)
 
     def forget(self, model: Model) -> None:
         """Tell the others that a model is about to be closed."""
@@ -214,6 +221,7 @@ class Shelf:
             place.problem = told(version, error)
             self.metrics.count("reload_failures")
             logger.error("%s stays at version %s: %s", place.model.name, place.model.version, place.problem)
+            self.opener.submit(give_back)
             return
         self.metrics.count("model_loads")
         old, place.problem, place.entry = place.model, "", entry
@@ -285,7 +293,7 @@ class Shelf:
                 self.put(place, shut(old))
                 self.forget(old)
                 self.metrics.count("model_evictions")
-                await self.in_thread(old.close)
+                await self.in_thread(partial(close, old))
             elif time.monotonic() >= deadline:
                 return False
             else:

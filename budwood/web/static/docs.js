@@ -31,8 +31,10 @@ function showDocument(document_) {
     element("details", "", element("summary", name), json(schema)),
   );
   byId("schemas").replaceChildren(...schemas);
-  const row = document_.components.schemas.Row.properties ?? {};
-  const example = Object.fromEntries(Object.keys(row).map((name) => [name, "Where is my parcel?"]));
+  const { Row } = document_.components.schemas;
+  const rows = Row.anyOf ?? [Row];
+  const fields = (rows.find((row) => "text" in (row.properties ?? {})) ?? rows[0]).properties ?? {};
+  const example = { [Object.keys(fields)[0] ?? "text"]: "Where is my parcel?" };
   const auth = document_.components.securitySchemes.bearer ? " -H 'authorization: Bearer KEY'" : "";
   byId("curl").textContent =
     `curl ${location.origin}/predict -H 'content-type: application/json'${auth} -d '${JSON.stringify(example)}'`;

@@ -42,6 +42,7 @@ BAD: list[tuple[str, bytes, str, int]] = [
     ("/v1/completions", b'{"prompt": "x"}', "application/json", 404),
 ]
 GOOD_CLIENTS, BAD_CLIENTS, LEAVING_CLIENTS = 6, 2, 2
+AFTER_SECONDS = 3.0
 BROKEN_EVERY = 10
 """Every so manieth move of the alias points at the broken version."""
 
@@ -53,6 +54,8 @@ class Traffic:
         self.unexpected: Counter[str] = Counter()
         self.versions: Counter[str] = Counter()
         self.clients: list[Client] = []
+        self.waits: list[tuple[float, float]] = []
+        """When each good request began, and the seconds to its answer."""
 
     def client(self) -> Client:
         self.clients.append(Client(self.url))
@@ -61,12 +64,14 @@ class Traffic:
     async def good(self) -> None:
         client = self.client()
         for body in cycle(GOOD):
+            began = time.monotonic()
             try:
                 status, headers = await client.ask("/predict", body)
             except OSError as error:
                 self.unexpected[f"good: {type(error).__name__}"] += 1
                 continue
             self.counts["good"] += 1
+            self.waits.append((began, time.monotonic() - began))
             if status != 200:
                 self.unexpected[f"good: {status}"] += 1
             else:
@@ -108,6 +113,16 @@ async def reload(home: Path, seconds: float, moves: int, done: list[float]) -> N
         done.append(time.monotonic())
 
 
+def waits(traffic: Traffic, moves: list[float]) -> dict[str, float]:
+    """Milliseconds to an answer, of all good requests and of those that began within three seconds after a move."""
+    began, seconds = np.asarray(traffic.waits).T
+    after = (began - np.asarray([-np.inf, *moves])[np.searchsorted(moves, began)]) < AFTER_SECONDS
+    found = {"p50": np.median(seconds), "p99": np.quantile(seconds, 0.99), "max": seconds.max()}
+    if after.any():
+        found |= {"p99_after_moves": np.quantile(seconds[after], 0.99), "max_after_moves": seconds[after].max()}
+    return {name: round(float(value) * 1e3, 1) for name, value in found.items()}
+
+
 def targets_of() -> Iterator[int]:
     number = 1
     for i in cycle(range(BROKEN_EVERY)):
@@ -144,6 +159,7 @@ async def measured(url: str, pid: int, home: Path, temporary: Path, minutes: flo
         "unexpected": dict(traffic.unexpected),
         "versions": dict(traffic.versions),
         "reloads": len(done),
+        "milliseconds": waits(traffic, done),
         "rss_mb_per_10000_requests": round(float(slope), 3),
         "rss_mb": {"first": samples[0][1], "warm": late[0, 1], "last": samples[-1][1]},
         "before": asdict(before),

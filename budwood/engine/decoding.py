@@ -37,8 +37,6 @@ REPLACEMENT = "\ufffd"
 """What a tokenizer gives for bytes that are not, or not yet, a character."""
 CONTEXT = 6
 """Tokens of the prompt that are decoded with the first new ones: some tokenizers strip a text's first space."""
-HEAD = 1024
-"""Likeliest tokens that nearly always hold `top_p` of the probability; sorting them is cheaper than sorting all."""
 MAX_ALTERNATIVES = 20
 MAX_BIASES = 300
 LEAST_LOG = -9999.0
@@ -177,14 +175,11 @@ def drawn(weights: NDArray[np.float64], share: float) -> int:
 
 
 def likeliest(weights: NDArray[np.float64], share: float) -> NDArray[np.int64]:
-    """The fewest indices whose weights sum to `share`, the heaviest first; at least one."""
-    for size in (HEAD, len(weights)):
-        order = np.argpartition(-weights, size - 1)[:size] if size < len(weights) else np.arange(len(weights))
-        order = order[np.argsort(-weights[order], kind="stable")]
-        sums = np.cumsum(weights[order])
-        if sums[-1] >= share or len(order) == len(weights):
-            break
-    return order[: int(np.searchsorted(sums, share)) + 1]
+    """The fewest indices whose weights sum to `share` of 1, the heaviest first; at least one."""
+    # All weights below this bound sum to less than the rest, so that none of them is needed: few are left to sort.
+    some = np.flatnonzero(weights >= (1.0 - share) / len(weights))
+    order = some[np.argsort(-weights[some], kind="stable")]
+    return order[: int(np.searchsorted(np.cumsum(weights[order]), share)) + 1]
 
 
 class Chosen(NamedTuple):

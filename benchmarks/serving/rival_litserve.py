@@ -3,24 +3,23 @@
 from typing import Any
 
 import litserve
-from serving_rivals import WORKERS, open_predictor
+from rivals import BATCH, WORKERS, Item, Model
 
 
 class Api(litserve.LitAPI):  # type: ignore[misc]
-    """Text in, label and scores out, in batches of up to 16."""
+    """An item in, its answer out, in batches."""
 
     def setup(self, device: str) -> None:
-        self.predictor = open_predictor()
+        self.model = Model()
 
-    def decode_request(self, request: dict[str, Any]) -> str:
-        return str(request["text"])
+    def decode_request(self, request: Item) -> Item:
+        return request
 
-    def batch(self, inputs: list[str]) -> list[str]:
+    def batch(self, inputs: list[Item]) -> list[Item]:
         return inputs
 
-    def predict(self, texts: list[str]) -> list[dict[str, Any]]:
-        answers: list[dict[str, Any]] = self.predictor.predict([{"text": text} for text in texts])
-        return answers
+    def predict(self, items: list[Item]) -> list[dict[str, Any]]:
+        return self.model(items)
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return output
@@ -31,6 +30,6 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
 
 def serve(port: int, batch_timeout: float) -> None:
     server = litserve.LitServer(
-        Api(max_batch_size=16, batch_timeout=batch_timeout), accelerator="cpu", workers_per_device=WORKERS
+        Api(max_batch_size=BATCH, batch_timeout=batch_timeout), accelerator="cpu", workers_per_device=WORKERS
     )
     server.run(host="127.0.0.1", port=port, num_api_servers=2, log_level="warning", generate_client_file=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from overload import children
-from serving import PORT, serving
+from servers import PORT, serving
 from serving_model import bundle_at, write_result
 
 from budwood.engine.machine import describe

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from serving import PORT, ask, serving
+from servers import PORT, ask, serving
 from serving_model import bundle_at, write_result
 
 from budwood.engine.machine import describe

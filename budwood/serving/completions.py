@@ -197,7 +197,8 @@ async def respond(service: Service, request: Request, asked: Asked) -> Response:
 
 def note(service: Service, request: Request, asked: Asked, started: float) -> None:
     seconds = time.perf_counter() - started
-    service.monitor.wrote(request.id, request.model, asked.sent, asked.wanted.n, seconds)
+    owned = request.owned(request.id.decode()).encode()
+    service.monitor.wrote(owned, request.model, asked.sent, asked.wanted.n, seconds)
 
 
 def choice(asked: Asked, at: int, found: Completion) -> dict[str, Any]:

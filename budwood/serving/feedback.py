@@ -36,13 +36,14 @@ async def feedback(service: Service, request: Request) -> Response:
         raise HttpError(422, "replace must be true or false", field="replace")
     if not REQUEST_ID.fullmatch(request_id.encode()):
         raise HttpError(404, "no answer with this id is known here any more")
-    given = await asyncio.to_thread(service.feedback.give, service.monitor, request_id, place, value["label"], replace)
+    owned = request.owned(request_id)
+    given = await asyncio.to_thread(service.feedback.give, service.monitor, owned, place, value["label"], replace)
     request.model = next(
         (model for model in service.models if (model.name, model.version) == (given.model, given.version)),
         request.model,
     )
     body = {
-        "request_id": given.id,
+        "request_id": request_id,
         "input": given.place,
         "model": given.model,
         "version": given.version,

@@ -82,6 +82,10 @@ class Request:
         """The request has ended, its stream too."""
         self.chosen.uses.count -= 1
 
+    def owned(self, request_id: str) -> str:
+        """An id as it is kept: behind the name of the caller's key, so that nobody reaches what others asked."""
+        return f"{self.key.name}:{request_id}" if self.key is not None else request_id
+
     def refuse_twins(self) -> None:
         """Raises HttpError 400 when a header that decides something is there twice: two readers could differ."""
         if len(self.headers) != len(self.scope["headers"]):

@@ -124,7 +124,8 @@ class Service:
         for result in results:
             if isinstance(result, Answered):
                 self.metrics.answered(request.model.index, result.answer)
-        self.monitor.note(request.id, request.model, rows, results, time.perf_counter() - began)
+        owned = request.owned(request.id.decode()).encode()
+        self.monitor.note(owned, request.model, rows, results, time.perf_counter() - began)
         return results
 
     async def open(self, request: Request) -> None:
@@ -152,7 +153,8 @@ class Service:
             raise HttpError(422, "texts to write and texts to measure are asked for apart", field="measure")
         wanted, began = Wanted.of(rows), time.perf_counter()
         found = await complete(self.desk, request, wanted)
-        self.monitor.wrote(request.id, request.model, wanted.prompts, wanted.n, time.perf_counter() - began)
+        owned = request.owned(request.id.decode()).encode()
+        self.monitor.wrote(owned, request.model, wanted.prompts, wanted.n, time.perf_counter() - began)
         answers = [item.answer() for item in found]
         return [Answered(answer, json.dumps(answer).encode()) for answer in answers]
 

@@ -18,7 +18,7 @@ from budwood.serving.server import Handle
 
 OPEN = {"/livez", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready", "/", "/write", "/live", "/docs"}
 """The routes that answer anybody, written out so that a new one is a decision."""
-ADMIN = {"/metrics", "/models/{name}/report"}
+ADMIN = {"/metrics", "/grafana.json", "/models/{name}/report"}
 """The routes that need a key with the scope admin, written out for the same reason."""
 
 
@@ -38,15 +38,15 @@ def ask(url: str, route: Route, headers: dict[str, str]) -> httpx.Response:
     if route.method == "GET":
         return httpx.get(url + path, headers=headers)
     tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["hello"]}
-    body = {"inputs": [tensor]} if route.shape == "infer" else {"text": "hello"}
-    return httpx.post(url + path, json=body, headers=headers)
+    bodies = {"infer": {"inputs": [tensor]}, "embedding": {"input": "hello"}, "feedback": {"label": "delivery"}}
+    return httpx.post(url + path, json=bodies.get(route.shape, {"text": "hello"}), headers=headers)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_every_route_with_no_key_a_users_and_an_admins(guarded: tuple[Handle, str, Path], route: Route) -> None:
     handle, key, path = guarded
-    # This server has no model that writes or draws.
-    known = 404 if route.shape in ("completion", "chat", "drawing") else 200
+    # This server has no model that writes, draws or gives vectors, and no answer is called {request_id}.
+    known = {"completion": 404, "chat": 404, "drawing": 404, "feedback": 404, "embedding": 404}.get(route.shape, 200)
     admin = (path.parent / "admin").read_text()
     assert ask(handle.url, route, {"authorization": f"Bearer {admin}"}).status_code == known
     allowed = 403 if route.path in ADMIN else known
@@ -59,6 +59,20 @@ def test_every_route_with_no_key_a_users_and_an_admins(guarded: tuple[Handle, st
             assert "unauthorized" in reply.text
             assert reply.headers["www-authenticate"] == "Bearer"
             assert key not in reply.text
+
+
+def test_nobody_reaches_the_answers_of_others(guarded: tuple[Handle, str, Path]) -> None:
+    """Two callers with the same id of their own making: feedback goes to one's own answer, or to none."""
+    handle, key, path = guarded
+    other = (path.parent / "admin").read_text()
+    asked = {"x-api-key": key, "x-request-id": "same-1"}
+    assert httpx.post(f"{handle.url}/predict", json={"text": "hello"}, headers=asked).status_code == 200
+    label = {"label": "delivery"}
+    for name in ("same-1", "alice:same-1", "alice%3Asame-1"):
+        reply = httpx.post(f"{handle.url}/feedback/{name}", json=label, headers={"x-api-key": other})
+        assert reply.status_code == 404
+    reply = httpx.post(f"{handle.url}/feedback/same-1", json=label, headers={"x-api-key": key})
+    assert (reply.status_code, reply.json()["request_id"]) == (200, "same-1")
 
 
 def test_open_routes_tell_nothing_of_the_models(guarded: tuple[Handle, str, Path]) -> None:

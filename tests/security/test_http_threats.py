@@ -238,6 +238,8 @@ def numbers(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]
         if schema.get("type") in ("integer", "number"):
             yield place, schema
         for name, inner in schema.items():
+            if name == "not":  # what is refused needs no bounds
+                continue
             yield from numbers(inner, f"{place}.{name}" if place else name)
     elif isinstance(schema, list):
         for at, inner in enumerate(schema):

@@ -119,11 +119,11 @@ def test_a_collector_that_is_gone_disturbs_nobody(tmp_path: Path, monkeypatch: p
     ("environment", "expected"),
     [
         ({}, (False, False)),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, (True, True)),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}, (True, True)),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, (False, False)),
-        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318/v1/traces"}, (True, False)),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_SDK_DISABLED": "TRUE"}, (False, False)),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_METRICS_EXPORTER": "none"}, (True, False)),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://localhost:4318/v1/traces"}, (True, False)),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_SDK_DISABLED": "TRUE"}, (False, False)),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_METRICS_EXPORTER": "none"}, (True, False)),
         ({"OTEL_SERVICE_NAME": "tickets"}, (False, False)),
     ],
 )
@@ -134,7 +134,7 @@ def test_the_environment_decides(environment: dict[str, str], expected: tuple[bo
 def test_other_protocols_and_missing_packages_are_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wanted = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"}
+    wanted = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4317"}
     service: Any = None
     assert telemetry.Telemetry.open(service, 0, wanted | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}) is None
     assert "must be http/protobuf" in caplog.text

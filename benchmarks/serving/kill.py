@@ -76,6 +76,10 @@ async def read_all(client: Client) -> bytes:
     return await client.reader.readexactly(length)
 
 
+def whole(pids: list[int], victim: int, workers: int) -> bool:
+    return victim not in pids and len(pids) == workers
+
+
 async def kills(url: str, pid: int, clients: int, count: int, workers: int) -> dict[str, Any]:
     losses, seconds = [], []
     async with Load(url, clients) as load:
@@ -87,7 +91,7 @@ async def kills(url: str, pid: int, clients: int, count: int, workers: int) -> d
             os.kill(victim, signal.SIGKILL)
             await asyncio.sleep(0.05)
             watch = Client(url)
-            while victim in workers_of(pid) or await strength(watch) < workers:
+            while not whole(workers_of(pid), victim, workers) or await strength(watch) < workers:
                 await asyncio.sleep(0.02)
             watch.drop()
             seconds.append(time.perf_counter() - started)

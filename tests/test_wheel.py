@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SUFFIXES = {".py", ".typed", ".html", ".css", ".js", ".svg", ".txt", ".csv", ".toml"}
+SUFFIXES = {".py", ".typed", ".html", ".css", ".js", ".svg", ".txt", ".csv", ".json", ".toml"}
 DEMO_DATA = {"budwood/examples/tickets.csv"}
 METADATA = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
 

@@ -64,7 +64,7 @@ ROUTES = (
     Route("GET", "/readyz", information.ready, "Whether requests are answered", open=True),
     Route("GET", "/ping", information.ready, "The same, where SageMaker looks for it", open=True),
     Route("GET", "/metrics", information.metrics, "Figures in the Prometheus text format", "text", scope="admin"),
-    Route("GET", "/grafana.json", information.grafana, "A Grafana dashboard of these figures"),
+    Route("GET", "/grafana.json", information.grafana, "A Grafana dashboard of these figures", scope="admin"),
     Route("GET", "/stats", information.stats, "Live figures over the last ten seconds"),
     Route("GET", REPORT, information.report, "What was measured of a model, as a page", "html", scope="admin"),
     Route("GET", "/openapi.json", information.openapi, "This document"),

@@ -89,11 +89,19 @@ def predictions(service: Service, model: Model) -> dict[str, int]:
 
 async def models(service: Service, request: Request) -> Response:
     """The models in OpenAI's list shape."""
-    data = [
-        {"id": model.name, "object": "model", "created": model.created, "owned_by": "budwood", "version": model.version}
-        for model in service.models
-    ]
+    data = [card(model) for model in service.models]
     return Response(json.dumps({"object": "list", "data": data}).encode())
+
+
+async def model(service: Service, request: Request) -> Response:
+    """One model in OpenAI's shape, by its name or `name:version`."""
+    request.model = service.find(request.parameters["name"])
+    return Response(json.dumps(card(request.model)).encode())
+
+
+def card(model: Model) -> dict[str, Any]:
+    about = {"id": model.name, "object": "model", "created": model.created, "owned_by": "budwood"}
+    return about | {"version": model.version}
 
 
 async def grafana(service: Service, request: Request) -> Response:

@@ -44,7 +44,11 @@ def client(handle: Handle) -> Iterator[openai.OpenAI]:
 
 
 def test_the_models_are_listed(client):
-    assert [model.id for model in client.models.list()] == ["labels", "writer"]
+    listed = [*client.models.list()]
+    assert [model.id for model in listed] == ["labels", "writer"]
+    assert client.models.retrieve("writer") == client.models.retrieve("writer:1") == listed[1]
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nobody")
 
 
 def test_a_text_comes_with_the_log_probabilities_of_its_tokens(client, bundle):

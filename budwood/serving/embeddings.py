@@ -102,7 +102,7 @@ async def embeddings(service: Service, request: Request) -> Response:
         data.append({"object": "embedding", "index": index, "embedding": written(vector, kind)})
         tokens += answer["tokens"]
         cut |= bool(answer.get("truncated"))
-    body = {"object": "list", "data": data, "model": request.model.name}
+    body: dict[str, Any] = {"object": "list", "data": data, "model": request.model.name}
     body["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
     return Response(json.dumps(body | {"truncated": True} if cut else body).encode())
 

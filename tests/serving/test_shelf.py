@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,8 +17,9 @@ from budwood.core.errors import UsageError
 from budwood.core.store import Store
 from budwood.serving import shelf, worker
 from budwood.serving.follow import Follows, Pointer, follows
+from budwood.serving.limits import Limits
 from budwood.serving.memory import container_megabytes, process_megabytes, share
-from budwood.serving.model import Served
+from budwood.serving.model import Model, Served
 from budwood.serving.server import Handle, start
 
 
@@ -267,6 +269,25 @@ def test_a_model_that_cannot_be_opened_again_is_refused_for_a_while(tmp_path: Pa
     assert metric(three.url, "budwood_reload_failures_total") == 1
     assert httpx.get(f"{three.url}/v2/models/c/ready").status_code == 503
     ask(three.url, "a").raise_for_status()
+
+
+def test_who_waits_too_long_for_a_model_is_told_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelf, "weight", lambda entry, grown: 10.0)
+    entries = [Served(name, "1", served.null_bundle(tmp_path / name)) for name in "ab"]
+    limits = Limits(notice_seconds=0, answer_seconds=0.3)
+    with start(entries, runtime="null", limits=limits, memory=15) as server:
+        may, opened = threading.Event(), shelf.open_model
+
+        def wait_and_open(*given: Any) -> Model:
+            may.wait(30)
+            return opened(*given)
+
+        monkeypatch.setattr(shelf, "open_model", wait_and_open)
+        reply = ask(server.url, "b")
+        assert (reply.status_code, reply.headers["retry-after"]) == (503, "5")
+        assert reply.json()["detail"] == "the model could not be opened in time"
+        may.set()
+        wait_until(lambda: ask(server.url, "b").status_code == 200, "never opened")
 
 
 def test_a_model_that_is_larger_than_all_room_is_refused_at_the_start(tmp_path: Path) -> None:

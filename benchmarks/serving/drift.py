@@ -1,7 +1,7 @@
 """Claim: the verdict on drift needs no tuning. Traffic like the held-out rows stays `stable`; other classes and other
 topics are `drifted` after one or two hundred answers.
 
-News topics are learnt from 1,000 texts and drawn from 3,000 others that the model never saw. A window is a random draw
+News topics are learnt from 1,000 texts and drawn from 1,500 others that the model never saw. A window is a random draw
 of answers; each verdict is that of the server's own code. Reported: the share of alarms by window size and traffic.
 
     python benchmarks/serving/drift.py --data AG_NEWS_FOLDER --other BANKING77_FOLDER
@@ -27,7 +27,7 @@ from budwood.engine.reference import Insight, gist
 
 RESULTS = Path(__file__).parent.parent / "results" / "serving_drift.json"
 SIZES = (100, 200, 500, 1000)
-LEARNT, POOL, OTHER = 1_000, 3_000, 1_000
+LEARNT, POOL, OTHER = 1_000, 1_500, 500
 LOOKED_SHARE = 0.25
 """Share of the answers whose inputs the server looks at more closely; under load it is less."""
 

@@ -128,9 +128,12 @@ class Insight:
     def open(cls, predictor: Predictor, folder: Path) -> Self:
         return cls(predictor, unknown_token(folder))
 
-    def look(self, rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
+    def look(self, rows: Sequence[Row], *, vectors: bool = True) -> dict[str, NDArray[np.float64]]:
         """Of each row: `brightness` and `contrast` of what the network sees of an image, in its own scale, the share of
-        `unknown` tokens of a text, each of shape (rows,), and `directions`, shape (rows, DIRECTIONS)."""
+        `unknown` tokens of a text, each of shape (rows,), and `directions`, shape (rows, DIRECTIONS).
+
+        Without `vectors` the model is not run, and there are no directions.
+        """
         encoded = self.predictor.encoder(rows)
         found: dict[str, NDArray[np.float64]] = {}
         if "pixel_values" in encoded.inputs:
@@ -140,10 +143,10 @@ class Insight:
             mask = encoded.inputs["attention_mask"] > 0
             unknown = (encoded.inputs["input_ids"] == self.unknown) & mask
             found["unknown"] = unknown.sum(axis=1) / np.maximum(mask.sum(axis=1), 1)
-        outputs = self.predictor.runtime.run(encoded.inputs)
-        vectors = outputs.get("embedding", outputs.get("logits"))
-        if vectors is not None and vectors.ndim == 2 and vectors.shape[1] > 1:
-            found["directions"] = projected(vectors)
+        outputs = self.predictor.runtime.run(encoded.inputs) if vectors else {}
+        array = outputs.get("embedding", outputs.get("logits"))
+        if array is not None and array.ndim == 2 and array.shape[1] > 1:
+            found["directions"] = projected(array)
         return found
 
 
@@ -179,7 +182,10 @@ def looked_at(bundle: Bundle, rows: Sequence[Row]) -> dict[str, Any]:
         if predictor.task.writes or not rows:
             return {}
         insight = Insight.open(predictor, bundle.path)
-        looks = [insight.look([row]) for row in rows[:: max(1, -(-len(rows) // LOOKED_AT))]]
+        picked = rows[:: max(1, -(-len(rows) // LOOKED_AT))]
+        looks = [insight.look(picked[:1])]
+        # A detector has no vectors, and takes its time.
+        looks += [insight.look([row], vectors="directions" in looks[0]) for row in picked[1:]]
     finally:
         predictor.close()
     samples = {name: thinned([float(look[name][0]) for look in looks]) for name in looks[0] if name != "directions"}

@@ -300,7 +300,8 @@ def looked(watched: Watched, model: Model, row: Row) -> None:
     if watched.unknown == UNREAD:
         watched.unknown = unknown_token(model.bundle.path) if model.bundle is not None else None
     insight = Insight(model.predictor, watched.unknown)
-    found = insight.look([{name: value for name, value in row.items() if name != "explain"}])
+    plain = {name: value for name, value in row.items() if name != "explain"}
+    found = insight.look([plain], vectors="directions" in watched.reference)
     numbers = [float(found[name][0]) if name in found else math.nan for name in INSIGHTS.columns[1:-DIRECTIONS]]
     directions = found["directions"][0] if "directions" in found else np.full(DIRECTIONS, math.nan)
     watched.insights.append(time.monotonic(), *numbers, *directions)

@@ -186,13 +186,20 @@ async def respond(service: Service, request: Request, asked: Asked) -> Response:
     started = time.perf_counter()
     found = await complete(service.desk, request, asked.wanted)
     note(service, request, asked, started)
+    if asked.more.alternatives is None:
+        return Response(whole_answer(asked, found))
+    # Many numbers take their time, in which the event loop is for others.
+    return Response(await asyncio.to_thread(whole_answer, asked, found))
+
+
+def whole_answer(asked: Asked, found: Sequence[Completion]) -> bytes:
     choices = [choice(asked, at, item) for at, item in enumerate(found)]
     body = {**asked.head, "choices": choices}
     read_tokens = sum(item.prompt_tokens for item in found[:: asked.more.n])
     body["usage"] = counts(read_tokens, sum(item.tokens for item in found))
     if any(item.cut for item in found):
         body["truncated"] = True
-    return Response(json.dumps(body).encode())
+    return json.dumps(body).encode()
 
 
 def note(service: Service, request: Request, asked: Asked, started: float) -> None:

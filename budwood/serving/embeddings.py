@@ -1,5 +1,6 @@
 """POST /v1/embeddings: what a model's head reads of each input, as vectors of length 1, in OpenAI's shape."""
 
+import asyncio
 import base64
 import json
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from budwood.serving.writing_schemas import nullable
 __all__ = ["EMBEDDING_ANSWER", "embedding_request", "embeddings"]
 
 MAX_DIMENSIONS = 65_536
+TURN = 16
+"""Vectors that are written in one go."""
 FORMATS = ("float", "base64")
 EMBEDDING_ANSWER: dict[str, Any] = {
     "type": "object",
@@ -96,15 +99,18 @@ async def embeddings(service: Service, request: Request) -> Response:
     if "dimensions" in given:
         dimensions = whole(given["dimensions"], "dimensions", 1, MAX_DIMENSIONS)
     found = await vectors(service, request, rows_of(service, request.model, given.get("input")))
-    data, tokens, cut = [], 0, False
+    parts = []
     for index, answer in enumerate(found):
-        vector = shortened(answer[EMBEDDING], dimensions)
-        data.append({"object": "embedding", "index": index, "embedding": written(vector, kind)})
-        tokens += answer["tokens"]
-        cut |= bool(answer.get("truncated"))
-    body: dict[str, Any] = {"object": "list", "data": data, "model": request.model.name}
-    body["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return Response(json.dumps(body | {"truncated": True} if cut else body).encode())
+        if index % TURN == TURN - 1:
+            await asyncio.sleep(0)  # writing numbers takes time, and others are waiting for the event loop
+        vector = written(shortened(answer[EMBEDDING], dimensions), kind)
+        parts.append(json.dumps({"object": "embedding", "index": index, "embedding": vector}))
+    tokens = sum(answer["tokens"] for answer in found)
+    rest: dict[str, Any] = {"model": request.model.name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    if any(answer.get("truncated") for answer in found):
+        rest["truncated"] = True
+    text = '{"object": "list", "data": [' + ", ".join(parts) + "], " + json.dumps(rest)[1:]
+    return Response(text.encode())
 
 
 def embedder(service: Service, name: Any) -> Model:

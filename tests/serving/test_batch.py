@@ -14,7 +14,7 @@ from budwood.core.task import Answer, Row
 from budwood.serving.batch import Answered, Batcher, Failed, Ticket
 from budwood.serving.errors import HttpError
 from budwood.serving.limits import Limits
-from budwood.serving.metrics import Board, Described, Layout, Metrics, allocate
+from budwood.serving.metrics import Board, Described, Metrics, allocate, make_layout
 
 
 class Panic(BaseException):
@@ -85,7 +85,7 @@ def with_bench(
     body: Callable[[Bench], Coroutine[Any, Any, None]], *, queue: int = 100, runners: int = 1, **limits: Any
 ) -> Gate:
     async def main() -> Gate:
-        layout = Layout([Described("m", "1", ("a",))], 1)
+        layout = make_layout([Described("m", "1", ("a",))], 1)
         memory = allocate(layout)
         loop, gate = asyncio.get_running_loop(), Gate()
         batcher = Batcher(loop, Limits(**limits), queue, runners, Metrics(layout, memory, 0))
@@ -101,6 +101,18 @@ def with_bench(
 
 def labels(results: Sequence[Answered | Failed]) -> list[Any]:
     return [item.answer["label"] if isinstance(item, Answered) else item.status for item in results]
+
+
+def test_what_is_computed_for_nobody_keeps_its_model_busy() -> None:
+    async def body(bench: Bench) -> None:
+        ticket = await bench.busy()
+        bench.batcher.cancel(ticket)
+        assert bench.batcher.computes(ticket.model)
+        bench.gate.opened.set()
+        while bench.batcher.computes(ticket.model):
+            await asyncio.sleep(0.01)
+
+    with_bench(body)
 
 
 def test_a_lone_request_starts_at_once() -> None:

@@ -20,6 +20,7 @@ __all__ = ["BASE_IMAGE", "write_docker", "write_systemd"]
 BASE_IMAGE = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
 """The official image of the Python version with which the versions were tried."""
 PORT = 8000
+MODELS = "/srv/models"
 USER = 10001
 EXTRAS = {"molecule_property": ("chem",)}
 """By task: the extras of Budwood that serving needs."""
@@ -70,7 +71,7 @@ def write_docker(bundle: Bundle, out: Path, name: str, image: str = BASE_IMAGE) 
     with staged(out) as stage:
         wheel = fill(bundle, stage, name)
         (stage / "Dockerfile").write_text(dockerfile(name, image, wheel, labels), encoding="utf-8")
-        (stage / ".dockerignore").write_text(f"*\n!{name}\n!requirements.txt\n!{wheel}\n", encoding="utf-8")
+        (stage / ".dockerignore").write_text(f"*\n!models\n!requirements.txt\n!{wheel}\n", encoding="utf-8")
         (stage / "compose.yaml").write_text(compose(name), encoding="utf-8")
         (stage / "README.md").write_text(docker_read_me(name), encoding="utf-8")
     return out
@@ -78,7 +79,7 @@ def write_docker(bundle: Bundle, out: Path, name: str, image: str = BASE_IMAGE) 
 
 def fill(bundle: Bundle, stage: Path, name: str) -> str:
     """Put the model, the wheel and the versions into a folder; the wheel's name."""
-    bundle.copy(stage / name)
+    bundle.copy(stage / "models" / name)
     wheel = write_wheel(stage).name
     lines = requirements(EXTRAS.get(task_of(bundle).name, ()))
     (stage / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -87,10 +88,10 @@ def fill(bundle: Bundle, stage: Path, name: str) -> str:
 
 def dockerfile(name: str, image: str, wheel: str, labels: dict[str, str]) -> str:
     """Two stages: one installs, and one is served from, which has no installer and no write access."""
-    home = "/opt/budwood"
+    home = "/srv/venv"
     python = f"{home}/bin/python"
     install = [python, "-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check", "--no-deps"]
-    serve = [f"{home}/bin/budwood", "serve", f"/srv/{name}", "--host", "0.0.0.0", "--port", str(PORT)]  # noqa: S104
+    serve = [f"{home}/bin/budwood", "serve", f"{MODELS}/{name}", "--host", "0.0.0.0", "--port", str(PORT)]  # noqa: S104
     steps = [
         ("FROM", f"{image} AS build"),
         ("COPY", ["requirements.txt", wheel, "/build/"]),
@@ -102,7 +103,7 @@ def dockerfile(name: str, image: str, wheel: str, labels: dict[str, str]) -> str
         ("LABEL", " ".join(f"org.opencontainers.image.{key}={json.dumps(value)}" for key, value in labels.items())),
         ("ENV", 'PYTHONDONTWRITEBYTECODE="1" PYTHONUNBUFFERED="1" HF_HUB_OFFLINE="1" HOME="/tmp"'),
         ("COPY --from=build", [home, home]),
-        ("COPY", [name, f"/srv/{name}"]),
+        ("COPY", ["models", MODELS]),
         ("USER", f"{USER}:{USER}"),
         ("WORKDIR", "/srv"),
         ("EXPOSE", str(PORT)),
@@ -149,7 +150,7 @@ Then `curl localhost:{PORT}/predict -H "authorization: Bearer KEY" -H 'content-t
 """
 
 
-def write_systemd(bundle: Bundle, out: Path, name: str, prefix: str = "/opt/budwood") -> Path:
+def write_systemd(bundle: Bundle, out: Path, name: str, prefix: str = "/srv/budwood") -> Path:
     """Write a folder with a unit that serves the model as a user of its own, without rights, behind a proxy.
 
     Args:
@@ -184,7 +185,7 @@ StartLimitBurst=10
 
 [Service]
 Type=exec
-ExecStart={prefix}/venv/bin/budwood serve {prefix}/{name} --host 127.0.0.1 --port 8000 --runtime onnxruntime
+ExecStart={prefix}/venv/bin/budwood serve {prefix}/models/{name} --host 127.0.0.1 --port 8000 --runtime onnxruntime
 Environment=PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 Restart=on-failure
 RestartSec=1
@@ -232,7 +233,7 @@ WantedBy=multi-user.target
 def systemd_read_me(name: str, prefix: str, wheel: str) -> str:
     return f"""# {name} under systemd
 
-    sudo mkdir -p {prefix} && sudo cp -r {name} {prefix}/{name}
+    sudo mkdir -p {prefix} && sudo cp -r models {prefix}/
     sudo python{sys.version_info.major}.{sys.version_info.minor} -m venv {prefix}/venv
     sudo {prefix}/venv/bin/pip install --no-deps --only-binary=:all: -r requirements.txt
     sudo {prefix}/venv/bin/pip install --no-deps {wheel}

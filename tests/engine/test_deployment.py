@@ -60,7 +60,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory, docker: Path) -> Path:
 
 def test_the_folder_has_what_its_dockerfile_copies(docker: Path) -> None:
     (wheel,) = docker.glob("*.whl")
-    allowed = {"tickets", "requirements.txt", wheel.name}
+    allowed = {"models", "requirements.txt", wheel.name}
     assert {path.name for path in docker.iterdir()} == {
         "Dockerfile", ".dockerignore", "compose.yaml", "README.md", *allowed
     }  # fmt: skip
@@ -70,10 +70,10 @@ def test_the_folder_has_what_its_dockerfile_copies(docker: Path) -> None:
     copied = [what for word, flags, what in instructions((docker / "Dockerfile").read_text()) if word == "COPY"]
     assert copied == [
         ["requirements.txt", wheel.name, "/build/"],
-        ["/opt/budwood", "/opt/budwood"],
-        ["tickets", "/srv/tickets"],
+        ["/srv/venv", "/srv/venv"],
+        ["models", "/srv/models"],
     ]
-    assert Bundle.open(docker / "tickets").manifest.id
+    assert Bundle.open(docker / "models" / "tickets").manifest.id
 
 
 def test_the_image_runs_as_nobody_and_without_a_shell(docker: Path) -> None:
@@ -90,7 +90,7 @@ def test_the_image_runs_as_nobody_and_without_a_shell(docker: Path) -> None:
     assert {what.split()[0] for word, _, what in found if word == "FROM"} == {BASE_IMAGE}
     (health,) = [(flags, what) for word, flags, what in found if word == "HEALTHCHECK"]
     assert set(health[0]) == {"interval", "timeout", "start-period", "retries"}
-    assert json.loads(health[1].removeprefix("CMD ")) == ["/opt/budwood/bin/python", "-c", PROBE]
+    assert json.loads(health[1].removeprefix("CMD ")) == ["/srv/venv/bin/python", "-c", PROBE]
     # Others can reach it, so it starts with keys only.
     entry = next(what for word, _, what in found if word == "ENTRYPOINT")
     assert entry[entry.index("--host") + 1] == "0.0.0.0"
@@ -136,7 +136,12 @@ def test_what_the_image_runs_answers(docker: Path, unpacked: Path, tmp_path: Pat
     """The commands of the Dockerfile with other paths: the wheel serves the folder's model, and the probe finds it."""
     found = list(instructions((docker / "Dockerfile").read_text()))
     entry = next(what for word, _, what in found if word == "ENTRYPOINT")
-    replaced = {"/srv/tickets": str(docker / "tickets"), "0.0.0.0": "127.0.0.1", "onnxruntime": "null", "8000": "0"}
+    replaced = {
+        "/srv/models/tickets": str(docker / "models" / "tickets"),
+        "0.0.0.0": "127.0.0.1",
+        "onnxruntime": "null",
+        "8000": "0",
+    }
     arguments = [replaced.get(word, word) for word in entry[1:]]
     environment = {**os.environ, "PYTHONPATH": str(unpacked), "PYTHONSAFEPATH": "1"}
     make = [sys.executable, "-m", "budwood", "keys", "make", str(tmp_path / "keys"), "me"]
@@ -185,7 +190,7 @@ def test_systemd_accepts_the_unit(bundle: Bundle, tmp_path: Path) -> None:
     folder = write_systemd(bundle, tmp_path / "out", "tickets")
     unit = folder / "budwood-tickets.service"
     # It looks for the program, which is not installed here.
-    unit.write_text(unit.read_text().replace("ExecStart=/opt/budwood/venv/bin/budwood", f"ExecStart={sys.executable}"))
+    unit.write_text(unit.read_text().replace("ExecStart=/srv/budwood/venv/bin/budwood", f"ExecStart={sys.executable}"))
     verified = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
     judged = subprocess.run(

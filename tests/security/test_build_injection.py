@@ -56,7 +56,7 @@ FIELDS: dict[str, Callable[[Bundle, Path, str], Path]] = {
     "docker, name": write_docker,
     "docker, image": lambda bundle, out, value: write_docker(bundle, out, "tickets", value),
     "systemd, name": write_systemd,
-    "systemd, prefix": lambda bundle, out, value: write_systemd(bundle, out, "tickets", f"/opt/{value}"),
+    "systemd, prefix": lambda bundle, out, value: write_systemd(bundle, out, "tickets", f"/srv/{value}"),
 }
 
 

@@ -111,22 +111,24 @@ def test_many_form_parts_are_refused(image: str) -> None:
 
 
 ADDRESSES = (
-    "http://169.254.169.254/latest/meta-data/",
-    "https://example.org/a.png",
-    "http://[::ffff:127.0.0.1]/",
-    "http://0x7f.1/",
-    "http://user@127.0.0.1:1/",
+    "//169.254.169.254/latest/meta-data/",
+    "//example.org/a.png",
+    "//[::ffff:127.0.0.1]/",
+    "//0x7f.1/",
+    "//user@127.0.0.1:1/",
+)
+"""Of the machine's own network, of this machine in other words, and of elsewhere."""
+INPUTS = (
+    *(f"{scheme}:{address}" for scheme in ("http", "https", "ftp", "gopher", "file") for address in ADDRESSES),
+    *ADDRESSES,
     "file:///etc/passwd",
-    "//127.0.0.1/a.png",
-    "ftp://127.0.0.1/a.png",
-    "gopher://127.0.0.1/",
     "/etc/passwd",
     "../../etc/passwd",
-    "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "data:image/svg+xml,<svg/>",
 )
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("address", INPUTS)
 def test_addresses_are_no_inputs_and_nothing_is_fetched(
     image: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,7 +317,7 @@ def test_a_page_under_the_own_name_may_post_and_no_other(named: str) -> None:
         assert [reply.status for reply in served.send_bytes(named, data)] == [status]
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a\nb", "http://a", "a/b", "a:80", "*", "-a"])
+@pytest.mark.parametrize("name", ["", "a b", "a\nb", "//a", "a/b", "a:80", "*", "-a"])
 def test_what_is_no_name_of_a_host_is_refused(tmp_path: Path, name: str) -> None:
     from budwood.core.errors import UsageError
 

@@ -24,7 +24,9 @@ KEPT = 0.75
 PROMPT_TOKENS = 128
 """Prompt tokens that are read between two steps, while others write: about 50 ms of GPT-2 on two cores."""
 MOST_PARTS = 3
-"""So many times as much where many prompts wait: 64 texts are still written at reading speed then."""
+"""So many times as much where many prompts wait, as long as turns are short."""
+LONG_TURN = 0.2
+"""Seconds of a turn that a reader does not notice: four to five tokens a second."""
 PATIENCE = 32
 """A prompt that waits for a turn is treated like one that is so many tokens shorter."""
 QUANTUM = 64
@@ -118,6 +120,8 @@ class Scheduler:
         self.held = 0
         """Tokens in all rows."""
         self.order = 0
+        self.seconds = 0.0
+        """What the last turn took."""
 
     @property
     def busy(self) -> bool:
@@ -137,11 +141,13 @@ class Scheduler:
 
     def turn(self) -> None:
         """One step of everything. Raises whatever the model does; the texts are then lost."""
+        began = time.perf_counter()
         self.sweep()
         self.admit()
         writing = [text for text in self.active if not text.pending]
         self.read()
         self.write(writing)
+        self.seconds = time.perf_counter() - began
 
     def drop(self) -> None:
         """Forget all texts and rows."""
@@ -273,7 +279,7 @@ class Scheduler:
         """Read on in the prompts, the shortest rests first."""
         reading = [text for text in self.active if text.pending]
         # Where nobody writes nobody is stalled; but whoever comes meanwhile waits for the end of this turn.
-        crowd = min(1 + len(reading) // 3, MOST_PARTS)
+        crowd = min(1 + len(reading) // 3, MOST_PARTS) if self.seconds < LONG_TURN else 1
         left = PROMPT_TOKENS * (crowd if len(reading) < len(self.active) else max(crowd, 2))
         for text in sorted(reading, key=lambda text: len(text.pending) - PATIENCE * text.waited):
             if left <= 0:

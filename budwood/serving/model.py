@@ -19,7 +19,7 @@ from budwood.engine.vocabulary import Vocabulary
 from budwood.serving.follow import Follows
 from budwood.serving.metrics import Described
 
-__all__ = ["Model", "Served", "describe", "first_line", "open_model", "served_name"]
+__all__ = ["Model", "Served", "Uses", "describe", "first_line", "open_model", "served_name"]
 
 
 @dataclass(frozen=True)

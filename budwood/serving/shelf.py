@@ -24,7 +24,7 @@ from budwood.serving.follow import Pointer
 from budwood.serving.limits import Limits
 from budwood.serving.memory import give_back
 from budwood.serving.metrics import Metrics
-from budwood.serving.model import Model, Served, describe, first_line, open_model, shut
+from budwood.serving.model import Model, Served, Uses, describe, first_line, open_model, shut
 
 __all__ = ["Place", "Shelf", "open_places"]
 
@@ -52,6 +52,13 @@ class Place:
     task: asyncio.Task[None] | None = None
     """Opens it, or its next version."""
     retry_at: float = 0.0
+    promised: bool = False
+    """Whether it is being opened again: the room that was made for it is not there for another."""
+
+    @property
+    def takes(self) -> float:
+        """Megabytes that it takes now, or in a moment."""
+        return self.megabytes if self.model.opened or self.promised else 0.0
 
     @property
     def busy(self) -> bool:
@@ -216,7 +223,9 @@ class Shelf:
             return
         try:
             entry, model = await self.in_thread(partial(self.open_version, place.entry, version))
-            model = replace(model, index=self.metrics.claim(describe(entry)))
+            # What was used lately is still so with its next version.
+            uses = Uses(last=place.model.uses.last)
+            model = replace(model, index=self.metrics.claim(describe(entry)), uses=uses)
         except Exception as error:  # noqa: BLE001  # whatever is wrong with the new version, the old one answers
             place.problem = told(version, error)
             self.metrics.count("reload_failures")
@@ -253,16 +262,23 @@ class Shelf:
         place = next((place for place in self.places if self.same(place, model)), None)
         if model.opened or place is None:
             return model
-        if not place.busy and not place.model.opened:
+        deadline = time.monotonic() + self.limits.answer_seconds
+        if place.busy:  # its next version may be broken, and the one before not yet open again
+            await self.ended(place, deadline)
+        if not place.busy and not place.model.opened and time.monotonic() < deadline:
             if time.monotonic() < place.retry_at:
                 raise HttpError(503, "the model cannot be opened now", retry_after=math.ceil(RETRY_SECONDS))
             place.task = asyncio.get_running_loop().create_task(self.open_again(place))
-        if place.task is not None:
-            await asyncio.wait([place.task], timeout=self.limits.answer_seconds)
+        await self.ended(place, deadline)
         if not place.model.opened:
             self.metrics.count("rejected")
             raise HttpError(503, "the model could not be opened in time", retry_after=math.ceil(RETRY_SECONDS))
         return place.model
+
+    async def ended(self, place: Place, deadline: float) -> None:
+        """Wait until what opens a place has ended, or time is over."""
+        if place.task is not None:
+            await asyncio.wait([place.task], timeout=max(0.0, deadline - time.monotonic()))
 
     def same(self, place: Place, model: Model) -> bool:
         now = place.model
@@ -272,6 +288,7 @@ class Shelf:
         deadline = time.monotonic() + self.limits.answer_seconds
         if not await self.make_room(place.megabytes, deadline):
             return
+        place.promised = True
         try:
             batch = self.limits.batch
             model = await self.in_thread(partial(open_model, place.entry, place.model.index, self.runtime, batch))
@@ -281,13 +298,15 @@ class Shelf:
             place.problem = told(place.model.version, error)
             logger.error("%s cannot be opened again: %s", place.model.name, place.problem)
             return
+        finally:
+            place.promised = False
         place.problem = ""
         self.metrics.count("model_loads")
         self.put(place, replace(model, uses=place.model.uses))
 
     async def make_room(self, megabytes: float, deadline: float) -> bool:
         """Close the models that were not used for the longest time until there is room; False when time is over."""
-        while sum(place.megabytes for place in self.places if place.model.opened) + megabytes > self.megabytes:
+        while sum(place.takes for place in self.places) + megabytes > self.megabytes:
             idle = [place for place in self.places if place.model.opened and not place.busy and self.idle(place.model)]
             if idle:
                 place = min(idle, key=lambda place: place.model.uses.last)

@@ -13,7 +13,7 @@ import pytest
 import served
 import tiny
 
-from budwood.core.errors import UsageError
+from budwood.core.errors import BundleError, UsageError
 from budwood.core.store import Store
 from budwood.serving import shelf, worker
 from budwood.serving.follow import Follows, Pointer, follows
@@ -252,6 +252,45 @@ def test_concurrent_requests_for_a_closed_model_open_it_once(three: Handle) -> N
         replies = list(pool.map(lambda _: ask(three.url, "c"), range(8)))
     assert [reply.status_code for reply in replies] == [200] * 8
     assert metric(three.url, "budwood_model_loads_total") == 1
+
+
+def test_room_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two closed models that are asked for at once never take more together than all may."""
+    monkeypatch.setattr(shelf, "weight", lambda entry, grown: 10.0)
+    entries = [Served(name, "1", served.null_bundle(tmp_path / name)) for name in "abc"]
+    with start(entries, runtime="null", limits=served.QUICK, memory=15) as server, ThreadPoolExecutor(2) as pool:
+        opened = shelf.open_model
+        monkeypatch.setattr(shelf, "open_model", lambda *given: (time.sleep(0.2), opened(*given))[1])
+        replies = list(pool.map(lambda name: ask(server.url, name), "bc"))
+        assert [reply.status_code for reply in replies] == [200, 200]
+        assert sum(states(server.url)) == 1
+
+
+def test_a_closed_model_whose_next_version_is_broken_is_opened_as_it_was(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelf, "weight", lambda entry, grown: 10.0)
+    other = Served("other", "1", served.null_bundle(tmp_path / "other"))
+    began, may = threading.Event(), threading.Event()
+
+    def broken(*given: Any) -> Any:
+        began.set()
+        may.wait(30)
+        raise BundleError("it is broken")
+
+    monkeypatch.setattr(shelf.Shelf, "open_version", broken)
+    with (
+        start([other, entry(store, "tickets@live")], runtime="null", limits=served.QUICK, memory=15) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert states(server.url) == [True, False]
+        store.promote("tickets", 2)
+        assert began.wait(30)
+        asked = pool.submit(ask, server.url, "tickets")
+        time.sleep(0.1)
+        may.set()
+        reply = asked.result()
+        assert (reply.status_code, reply.headers.get("x-model-version")) == (200, "1")
 
 
 def test_turns_of_more_models_than_there_is_room_for_are_all_answered(three: Handle) -> None:

@@ -26,7 +26,9 @@ MAX_SOURCE = 200_000
 WALL_SECONDS = 20.0
 """Much more than the processor time that it is given: the machine may be busy."""
 MAX_DEATHS = 3
-"""A template that ended its process so often is not tried again."""
+"""A template that ended its process so often over a short chat is not tried again."""
+SHORT = 20_000
+"""Bytes of a request: a chat for which every template has time, so that its failing is not the fault of the caller."""
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 Messages = Sequence[Mapping[str, Any]]
@@ -68,9 +70,14 @@ class ChatTemplate:
         with self.lock:
             if self.deaths >= MAX_DEATHS:
                 raise DataError("the model's chat template takes too long, and is used no more", where="messages")
-            reply = self.ask(request)
+            try:
+                reply = self.ask(request)
+            except BaseException:
+                self.stop()  # else its answer would be taken for that of the next chat
+                raise
             if reply is None:
-                self.deaths += 1
+                # Over a long chat any template may fail: nobody can take the model from the others by sending one.
+                self.deaths += len(request) <= SHORT
                 self.stop()
                 raise DataError("the model's chat template takes too long", where="messages")
         if "error" in reply:
@@ -79,9 +86,9 @@ class ChatTemplate:
 
     def ask(self, request: bytes) -> dict[str, str] | None:
         """The answer of the process; None when it ended or gave none in time."""
-        process = self.running()
-        assert process.stdin is not None
         try:
+            process = self.running()
+            assert process.stdin is not None
             process.stdin.write(request)
             process.stdin.flush()
         except BrokenPipeError:
@@ -124,8 +131,10 @@ def read_line(process: "subprocess.Popen[bytes]", until: float) -> bytes | None:
     """A line of the process, read as it comes; None when it ended, or the time is over."""
     assert process.stdout is not None
     number, parts = process.stdout.fileno(), [b""]
+    output = select.poll()  # not `select`, which knows no file numbers above 1,023: a server has more connections
+    output.register(number, select.POLLIN)
     while not parts[-1].endswith(b"\n"):
-        ready, _, _ = select.select([number], [], [], max(0.0, until - time.monotonic()))
+        ready = output.poll(max(0.0, until - time.monotonic()) * 1000)
         part = os.read(number, 1 << 16) if ready else b""
         if not part:
             return None

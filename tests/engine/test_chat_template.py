@@ -1,6 +1,8 @@
 """Chat templates of bundles: rendered as transformers renders them, in a process that bounds what they may take."""
 
 import json
+import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,48 @@ def test_a_template_that_ends_its_process_again_and_again_is_used_no_more(monkey
     assert process.returncode is not None
     with pytest.raises(DataError, match="no more"):
         template.render(good, answer=True)
+
+
+def test_a_long_chat_takes_no_template_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "MAX_DEATHS", 1)
+    slow = "{% if messages[0].content | length > 9 %}{{ 10 ** (10 ** (10 * messages | length)) }}{% endif %}fine"
+    template = ChatTemplate(slow, {})
+    long = [{"role": "user", "content": "x" * chat_template.SHORT}]
+    for _ in range(2):
+        with pytest.raises(DataError, match="takes too long\n"):
+            template.render(long, answer=True)
+    assert template.render([{"role": "user", "content": "x"}], answer=True) == "fine"
+    template.stop()
+
+
+def test_an_answer_that_was_not_read_is_given_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> bytes:
+        raise KeyboardInterrupt
+
+    template = ChatTemplate("{{ messages[0].content }}", {})
+    with monkeypatch.context() as context:
+        context.setattr(chat_template, "read_line", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            template.render([{"role": "user", "content": "mine"}], answer=True)
+    assert template.render([{"role": "user", "content": "yours"}], answer=True) == "yours"
+    template.stop()
+
+
+def test_a_server_with_many_connections_lays_chats_out() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2_000:
+        pytest.skip("this system lets no process open so many files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2_000), hard))
+    template, files = ChatTemplate("fine", {}), []
+    try:
+        while not files or files[-1] < 1_100:
+            files.append(os.open(os.devnull, os.O_RDONLY))
+        assert template.render([], answer=True) == "fine"
+    finally:
+        template.stop()
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_process_ends_with_the_template() -> None:

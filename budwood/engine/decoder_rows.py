@@ -80,10 +80,11 @@ class SharedRows(Rows):
         self.allocate(min(shape.window, CAPACITY))
 
     def allocate(self, capacity: int) -> None:
-        self.capacity = capacity
+        """Raises MemoryError or OSError where there is no room, and changes nothing then."""
         sizes = (len(self.rows), self.shape.heads, capacity, self.shape.width)
         self.blocks = [Block(sizes) for _ in self.shape.empty(0)]
         self.arrays = {name: block.array for name, block in zip(self.shape.empty(0), self.blocks, strict=True)}
+        self.capacity = capacity
 
     def open(self) -> Row:
         row = Row(self.rows.index(None))
@@ -145,13 +146,12 @@ class SharedRows(Rows):
 
     def swap(self, row: Row, to: int) -> None:
         other, length = self.rows[to], len(row.ids)
-        for array in self.arrays.values():
-            if other is None:
-                array[to, :, :length] = array[row.at, :, :length]
-            else:
-                kept = array[to, :, : len(other.ids)].copy()
-                array[to, :, :length] = array[row.at, :, :length]
-                array[row.at, :, : len(other.ids)] = kept
+        before = 0 if other is None else len(other.ids)
+        for block in self.blocks:
+            mine, theirs = block.array[row.at, :, :length].copy(), block.array[to, :, :before].copy()
+            if before != length:  # what the longer one leaves behind would take memory that nobody counts
+                block.forget(row.at if before < length else to)
+            block.array[to, :, :length], block.array[row.at, :, :before] = mine, theirs
         self.rows[row.at], self.rows[to] = other, row
         if other is not None:
             other.at = row.at

@@ -151,17 +151,27 @@ def mmd(first: ArrayLike, second: ArrayLike, *, permutations: int = 1999, seed: 
     median = float(np.median(squares[np.triu_indices(n + m, 1)]))
     kernel = np.exp(-squares / (2 * median)) if median > 0 else (squares == 0).astype(np.float64)
     np.fill_diagonal(kernel, 0.0)
-    random = np.random.default_rng(seed)
-    first_sample = np.repeat((np.arange(n + m) < n).astype(np.float64)[:, None], permutations, axis=1)
-    members = np.concatenate([first_sample[:, :1], random.permuted(first_sample, axis=0)], axis=1)
+    random, first_sample = np.random.default_rng(seed), (np.arange(n + m) < n).astype(np.float64)[:, None]
+    found = float(distances(kernel, first_sample, n, m)[0])
+    as_far = 0
+    for start in range(0, permutations, DRAWN):
+        drawn = random.permuted(np.repeat(first_sample, min(DRAWN, permutations - start), axis=1), axis=0)
+        as_far += int((distances(kernel, drawn, n, m) >= found - 1e-12).sum())
+    return Tested(found, (1 + as_far) / (1 + permutations))
+
+
+DRAWN = 500
+"""Permutations that are drawn in one call: other threads wait meanwhile, for some milliseconds."""
+
+
+def distances(kernel: Numbers, members: Numbers, n: int, m: int) -> Numbers:
+    """The statistic of each division, a column of `members` with 1 for the n vectors of the first sample."""
     # With the sum of a sample's kernel rows, the sums within and across follow from one product.
     product = kernel @ members
     within_first = (members * product).sum(axis=0)
     across = product.sum(axis=0) - within_first
     within_second = kernel.sum() - within_first - 2 * across
-    found = within_first / (n * (n - 1)) + within_second / (m * (m - 1)) - 2 * across / (n * m)
-    as_far = int((found[1:] >= found[0] - 1e-12).sum())
-    return Tested(float(found[0]), (1 + as_far) / (1 + permutations))
+    return np.asarray(within_first / (n * (n - 1)) + within_second / (m * (m - 1)) - 2 * across / (n * m))
 
 
 def quantile_bins(reference: ArrayLike, bins: int = 10) -> Numbers:

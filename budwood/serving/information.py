@@ -10,7 +10,7 @@ from budwood.serving.errors import HttpError
 from budwood.serving.http import Request, Response
 from budwood.serving.model import Model
 from budwood.serving.service import Service
-from budwood.serving.stats import exposition, monitored
+from budwood.serving.stats import exposition, monitored, refresh
 
 __all__ = ["PAGE_HEADERS", "figures", "grafana", "live", "metrics", "models", "openapi", "ready", "report", "stats"]
 
@@ -43,14 +43,14 @@ async def ready(service: Service, request: Request) -> Response:
 
 async def metrics(service: Service, request: Request) -> Response:
     service.metrics.gauge("queue_depth", service.batcher.depth)
-    await service.monitor.refresh(service.models)
+    await refresh(service)
     text = service.board.text() + exposition(service)
     return Response(text.encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
 
 async def stats(service: Service, request: Request) -> Response:
     """The page's live figures, over all workers."""
-    await service.monitor.refresh(service.models)
+    await refresh(service)
     return Response(json.dumps(figures(service)).encode())
 
 

@@ -15,6 +15,7 @@ from statistics import NormalDist
 from typing import Any
 
 from budwood.core.errors import UsageError
+from budwood.engine import statistics
 from budwood.serving.errors import HttpError
 from budwood.serving.journal import Given, Journal, Total, prepare
 from budwood.serving.monitor import CLASS, CLASSES, NUMBER, Kept, Monitor, key_of
@@ -42,8 +43,8 @@ class Feedback:
     read_at: float = -math.inf
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def of(self, name: str, version: str) -> dict[str, Any]:
-        """Live accuracy of a version, as /stats tells it. What cannot be read now is told as of before."""
+    def refresh(self) -> None:
+        """Read what is stale anew; called in a thread, for it reads every label. What cannot be read stays."""
         with self.lock:
             stale = time.monotonic() - self.read_at > FRESH_SECONDS
             if stale and self.path is not None and self.path.exists():
@@ -53,7 +54,10 @@ class Feedback:
                         self.totals = {(item.model, item.version): item for item in journal.totals()}
                 except sqlite3.Error:
                     pass
-            return accuracy(self.totals.get((name, version)))
+
+    def of(self, name: str, version: str) -> dict[str, Any]:
+        """Live accuracy of a version, as /stats tells it, as of the last `refresh`."""
+        return accuracy(self.totals.get((name, version)))
 
     def give(self, monitor: Monitor, request_id: str, place: int, label: Any, replace: bool) -> Given:
         """Keep a label. Called in a thread.
@@ -127,26 +131,44 @@ def refuse_unknown(given: Sequence[str], labels: Sequence[str]) -> None:
 
 
 def accuracy(total: Total | None) -> dict[str, Any]:
-    """`n`, the metric, its value and its 95 % interval: Wilson's for shares, else that of the normal distribution."""
+    """`n`, the metric, its value and its 95 % interval: Wilson's for shares, else Student's, None for few."""
     if total is None or not total.n:
         return {"n": 0, "metric": None, "value": None, "ci": None}
     mean = total.sum / total.n
     metric = METRICS.get(total.kind, APPROVAL)
+    told = {"n": total.n, "metric": metric, "value": round(mean, 6)}
     if metric in ("accuracy", APPROVAL):
         low, high = wilson(total.sum, total.n)
+    elif total.n < LEAST_NUMBERS:
+        return {**told, "ci": None}
     else:
-        variance = max(0.0, total.squares - total.n * mean**2) / max(1, total.n - 1)
-        half = Z * math.sqrt(variance / total.n)
+        variance = max(0.0, total.squares - total.n * mean**2) / (total.n - 1)
+        half = student(total.n - 1) * math.sqrt(variance / total.n)
         low, high = max(0.0, mean - half), mean + half
-    return {"n": total.n, "metric": metric, "value": round(mean, 6), "ci": [round(low, 6), round(high, 6)]}
+        high = min(1.0, high) if metric == METRICS[CLASSES] else high
+    return {**told, "ci": [round(low, 6), round(high, 6)]}
 
 
+LEAST_NUMBERS = 5
+"""Of fewer errors nobody can say how much they differ."""
 Z = NormalDist().inv_cdf(0.975)
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
     """The 95 % score interval of a share (Wilson 1927, J. Am. Stat. Assoc. 22)."""
-    share, scale = successes / n, 1 + Z**2 / n
-    center = (share + Z**2 / (2 * n)) / scale
-    half = Z / scale * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n * n))
-    return max(0.0, center - half), min(1.0, center + half)
+    return statistics.wilson(successes / n, n, Z)
+
+
+def student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's distribution, to 0.1 % from four degrees of freedom on.
+
+    By its expansion at the normal quantile (Abramowitz and Stegun 1964, 26.7.5).
+    """
+    z = Z
+    terms: tuple[float, ...] = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / float(freedom ** (i + 1)) for i, term in enumerate(terms))

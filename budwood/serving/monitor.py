@@ -318,16 +318,16 @@ def read(rings: Sequence[Ring], now: float) -> NDArray[np.float64]:
 
 
 def counted(predictions: NDArray[np.float64], kind: int, labels: Sequence[str]) -> dict[str, int]:
-    """How many of the predictions have each label."""
+    """How many of the predictions have each label; nothing where not all labels fit into a number."""
+    if kind == CLASSES and len(labels) > BITS:  # answers with a later label are not there, so shares would be wrong
+        return {}
     there = predictions[~np.isnan(predictions)].astype(np.int64)
     if kind == CLASS:
         counts = np.bincount(there, minlength=len(labels))
         return {label: int(counts[i]) for i, label in enumerate(labels) if counts[i]}
     if kind != CLASSES:
         return {}
-    found = {label: int((there >> i & 1).sum()) for i, label in enumerate(labels[:BITS])} | {
-        NONE: int((there == 0).sum())
-    }
+    found = {label: int((there >> i & 1).sum()) for i, label in enumerate(labels)} | {NONE: int((there == 0).sum())}
     return {label: count for label, count in found.items() if count}
 
 

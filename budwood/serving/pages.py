@@ -20,6 +20,7 @@ from budwood.serving.errors import HttpError
 from budwood.serving.http import Request, Response
 from budwood.serving.information import PAGE_HEADERS, figures
 from budwood.serving.service import Service
+from budwood.serving.stats import refresh
 
 __all__ = ["live_part", "models_part", "shell", "static_file", "static_files", "try_part", "write_part"]
 
@@ -190,7 +191,7 @@ SHELLS = {"/": ("try.html", ("models", "try")), "/write": ("write.html", ("write
 
 async def part(service: Service, request: Request, name: str) -> str:
     if name == "live":
-        await service.monitor.refresh(service.models)
+        await refresh(service)
     return environment().get_template(f"parts/{name}.html").render(PARTS[name](service, request))
 
 
@@ -211,7 +212,7 @@ async def write_part(service: Service, request: Request) -> Response:
 
 async def live_part(service: Service, request: Request) -> Response:
     """The live figures as tables, with what the plots are drawn from."""
-    await service.monitor.refresh(service.models)
+    await refresh(service)
     return html(await part(service, request, "live"))
 
 

@@ -1,5 +1,6 @@
 """Figures of each model beyond the counters, for /stats and /metrics: pace, confidence, drift and live accuracy."""
 
+import asyncio
 from typing import Any
 
 from budwood.serving.metrics import CONFIDENCES, STATUSES, Board, Seen, head, histogram, names
@@ -7,9 +8,15 @@ from budwood.serving.model import Model
 from budwood.serving.monitor import Monitor
 from budwood.serving.service import Service
 
-__all__ = ["exposition", "monitored"]
+__all__ = ["exposition", "monitored", "refresh"]
 
 PACE = ("requests_per_second", "per_second", "p50_ms", "p95_ms", "p99_ms")
+
+
+async def refresh(service: Service) -> None:
+    """Bring what is told below up to date, in other threads."""
+    await service.monitor.refresh(service.models)
+    await asyncio.to_thread(service.feedback.refresh)
 
 
 def monitored(service: Service, model: Model) -> dict[str, Any]:
@@ -78,8 +85,8 @@ def labels(service: Service) -> list[str]:
         parts["feedback_labels"].append(f"budwood_feedback_labels{{{names(item.model)}}} {told['n']}")
         if told["n"]:
             which = f'{names(item.model)},metric="{told["metric"]}"'
-            values = (told["value"], *told["ci"])
-            for name, value in zip(("live_score", "live_score_low", "live_score_high"), values, strict=True):
+            values = (told["value"], *(told["ci"] or ()))
+            for name, value in zip(("live_score", "live_score_low", "live_score_high"), values, strict=False):
                 parts[name].append(f"budwood_{name}{{{which}}} {value}")
     return [line for name, values in parts.items() for line in [*head(name, "gauge", LIVE[name]), *values]]
 

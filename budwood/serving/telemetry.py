@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from budwood import __version__
 from budwood.serving.http import Request
+from budwood.serving.metrics import DURATIONS
 from budwood.serving.service import Service
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ class Telemetry:
         self.service, self.number, self.tracer, self.closers = service, number, tracer, closers
         self.context = TraceContextTextMapPropagator()
         self.duration = meter.create_histogram(
-            "http.server.request.duration", unit="s", description="Duration of requests that models answer."
+            "http.server.request.duration",
+            unit="s",
+            description="Duration of requests that models answer.",
+            explicit_bucket_boundaries_advisory=DURATIONS,  # the usual ones are for milliseconds
         )
         meter.create_observable_counter("budwood.predictions", [self.predictions], "{prediction}", "Answers, by label.")
         meter.create_observable_gauge("budwood.queue.depth", [self.depth], "{input}", "Inputs that wait for a runner.")
@@ -155,6 +159,7 @@ class Telemetry:
     def score(self, _: "CallbackOptions") -> "Iterable[Observation]":
         from opentelemetry.metrics import Observation
 
+        self.service.feedback.refresh()
         for seen in self.service.board.models() if self.speaks() else ():
             told = self.service.feedback.of(*seen.model.key)
             if told["n"]:

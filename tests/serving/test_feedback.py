@@ -1,5 +1,7 @@
 """True labels that come later: joined with their answers, counted once, and told as live accuracy with an interval."""
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,8 @@ from scipy import stats
 
 from budwood.serving import live_accuracy
 from budwood.serving.errors import HttpError
-from budwood.serving.journal import Total
-from budwood.serving.live_accuracy import accuracy, scored, wilson
+from budwood.serving.journal import Given, Journal, Total, prepare
+from budwood.serving.live_accuracy import accuracy, scored, student, wilson
 from budwood.serving.monitor import CLASS, CLASSES, NUMBER, TEXT, Kept
 from budwood.serving.prediction_log import LogOptions
 from budwood.serving.server import Handle
@@ -180,5 +182,37 @@ def test_intervals() -> None:
     errors = [0.5, 1.0, 0.0, 2.5, 1.0]
     told = accuracy(Total("m", "1", NUMBER, 5, sum(errors), sum(x * x for x in errors)))
     assert (told["metric"], told["value"]) == ("mae", 1.0)
-    half = 1.959964 * stats.sem(errors)
-    assert told["ci"] == pytest.approx([1 - half, 1 + half], abs=1e-4)
+    half = stats.t.ppf(0.975, 4) * stats.sem(errors)
+    assert told["ci"] == pytest.approx([max(0.0, 1 - half), 1 + half], rel=2e-3)
+    assert accuracy(Total("m", "1", NUMBER, 4, 4.0, 4.0))["ci"] is None
+    for freedom in (4, 10, 1000):
+        assert student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-3)
+    high = accuracy(Total("m", "1", CLASSES, 5, 4.5, 4.25))
+    assert (high["metric"], high["ci"][1]) == ("f1", 1.0)
+
+
+def test_a_number_that_has_one_label_has_no_interval(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    prepare(path)
+    with Journal(path) as journal:
+        journal.give(Given("id", 0, time.time(), "tiny", "1", NUMBER, "1.0", "2.0", 1.0), replace=False)
+    with served.start_null(tmp_path / "bundle", log=LogOptions(path)) as handle:
+        assert told(handle) == {"n": 1, "metric": "mae", "value": 1.0, "ci": None}
+        families = text_string_to_metric_families(httpx.get(f"{handle.url}/metrics").text)
+        samples = {item.name for family in families for item in family.samples}
+    assert "budwood_live_score" in samples
+    assert "budwood_live_score_low" not in samples
+
+
+def test_labels_are_added_up_beside_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = list[str]()
+    plain = Journal.totals
+    monkeypatch.setattr(
+        Journal, "totals", lambda journal: (threads.append(threading.current_thread().name), plain(journal))[1]
+    )
+    with served.start_null(tmp_path / "bundle", log=LogOptions(tmp_path / "log")) as handle:
+        told(handle)
+        httpx.get(f"{handle.url}/metrics").raise_for_status()
+        httpx.get(f"{handle.url}/page/live").raise_for_status()
+        assert threads
+        assert handle.thread.name not in threads

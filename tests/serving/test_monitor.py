@@ -164,6 +164,9 @@ def test_predictions_are_kept_as_numbers() -> None:
     assert counted(predictions, CLASSES, labels) == {"a": 2, "c": 1, NONE: 1}
     assert counted(predictions[1:], CLASS, labels) == {"a": 1, "b": 1}
     assert counted(predictions, NUMBER, ()) == {}
+    many = [str(i) for i in range(80)]
+    assert counted(predictions, CLASSES, many[:52]) == {"0": 2, "2": 1, NONE: 1}
+    assert counted(predictions, CLASSES, many) == {}  # as of a detector: answers with label 60 would be missing
 
 
 def test_edges_are_deciles_of_what_was_answered_before() -> None:

@@ -106,6 +106,8 @@ def test_spans_and_metrics_reach_a_collector(
     durations = metrics["http.server.request.duration"]
     assert durations.unit == "s"
     assert sum(point.count for point in durations.histogram.data_points) == 2
+    # Seconds: bounds for milliseconds would put every answer into the first bucket.
+    assert durations.histogram.data_points[0].explicit_bounds[0] == 0.001
 
 
 def test_a_collector_that_is_gone_disturbs_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

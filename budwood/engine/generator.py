@@ -180,8 +180,9 @@ class Generator:
     ) -> list[Writer]:
         """`n` for each prompt, whose ids are what `encode` gave; each writes one text."""
         decode, ends = self.vocabulary.decode, self.vocabulary.ends
+        ours = self.vocabulary.chats is None  # a template of the model's own says itself where an answer begins
         return [
-            Writer(at * n + sample, ids[at], options[at], decode, ends, sample, answers=is_chat(prompts[at]))
+            Writer(at * n + sample, ids[at], options[at], decode, ends, sample, answers=ours and is_chat(prompts[at]))
             for at in range(len(ids))
             for sample in range(n)
         ]
@@ -229,7 +230,7 @@ class Generator:
             each = [options] * len(prompts) if isinstance(options, Sampling) else options
             options = [replace(item, stop=(*item.stop, truncate)) for item in each]
         pieces = list(self.stream(prompts, options, n=n, batch_size=batch_size, seconds=seconds, cancelled=cancelled))
-        sizes = [len(self.encode(prompt)) for prompt in prompts for _ in range(n)]
+        sizes = [size for prompt in prompts for size in [len(self.encode(prompt))] * n]
         heads = [str(prompt) if include_prefix else "" for prompt in prompts for _ in range(n)]
         return [
             replace(found, text=head + cut_at(found.text, truncate))

@@ -62,7 +62,7 @@ class Work:
     cancelled: Callable[[], bool] = lambda: False
     """Asked before each token; True ends all texts with `cancelled`."""
     failed: Callable[[Exception], None] = reraise
-    """Called where a text's options do not go with the model."""
+    """Called where a text's options do not go with the model, or the model failed as it read the text's prompt."""
     owner: object = None
     """Who asks: places go to those who have the fewest."""
     tokens: int = 0
@@ -140,7 +140,7 @@ class Scheduler:
         return self.order
 
     def turn(self) -> None:
-        """One step of everything. Raises whatever the model does; the texts are then lost."""
+        """One step of everything. Raises whatever the model does in a step; the texts are then lost."""
         began = time.perf_counter()
         self.sweep()
         self.admit()
@@ -290,11 +290,23 @@ class Scheduler:
             text.waited = 0
             self.held += len(part)
             assert text.row is not None
-            logits = self.rows.read(text.row, part)
+            try:
+                logits = self.rows.read(text.row, part)
+            except Exception as error:  # noqa: BLE001  # one text was read, so only that one is lost
+                self.lose(text, text.row, len(part), error)
+                continue
             if not text.pending:
                 if text.prompt.reader is text and text.prompt.logits is None:
                     text.prompt.logits = logits
                 self.take(text, logits)
+
+    def lose(self, text: Text, row: Row, part: int, error: Exception) -> None:
+        """Give up a text on which the model failed, with its row: nobody knows what that holds now."""
+        text.row = None
+        self.held -= len(row.ids) + part
+        self.rows.close(row)
+        self.leave(text)
+        text.work.failed(error)
 
     def write(self, texts: Sequence[Text]) -> None:
         """One more token in each of these; a text whose window is full is read again, shortened."""

@@ -11,10 +11,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from budwood import __version__
-from budwood.core.errors import DataError
-from budwood.core.task import Row
 from budwood.engine.decoding import Chosen, Piece, Sampling
-from budwood.engine.generator import Completion, Generator
+from budwood.engine.generator import Completion
 from budwood.engine.token_text import TokenTexts
 from budwood.serving import strict_json
 from budwood.serving.desk import Begun, Wanted, attended, complete
@@ -85,8 +83,7 @@ async def read(service: Service, request: Request, main: str) -> Asked:
         raise HttpError(422, f"unknown field {unknown[0][:50]!r}", field=unknown[0][:50])
     ids = None if is_chat else token_prompts(asked, vocabulary.size, service.limits.text_characters)
     if is_chat:
-        row = parse(service, model, {"messages": messages(asked)} | given, main)
-        rows = [await laid_out(model.generator, row) if vocabulary.chats else row]
+        rows = [parse(service, model, {"messages": messages(asked)} | given, main)]
     elif ids is None:
         rows = [parse(service, model, {"text": text} | given, main) for text in prompts(asked)]
     else:
@@ -100,19 +97,6 @@ async def read(service: Service, request: Request, main: str) -> Asked:
         echoed = prompts(asked) if ids is None else [vocabulary.decode(each) for each in ids]
     head = head_of(request, model, more.stream, is_chat)
     return Asked(Wanted.of(rows, more.n), sent, is_chat, more, vocabulary.texts, echoed, head)
-
-
-async def laid_out(generator: Generator, row: Row) -> dict[str, Any]:
-    """A chat in the layout of the model's template, away from the event loop: it is a program of others, if bounded.
-
-    Raises:
-        HttpError: 422 where the template refuses the messages, or fails.
-    """
-    try:
-        ids = await asyncio.to_thread(generator.encode, row["messages"])
-    except DataError as error:
-        raise HttpError(422, error.cause, field="messages") from error
-    return {"text": ids, "options": row["options"]}
 
 
 def head_of(request: Request, model: Model, stream: bool, is_chat: bool) -> dict[str, Any]:

@@ -9,14 +9,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
-from budwood.core.errors import UsageError
+from budwood.core.errors import BudwoodError, DataError, UsageError
 from budwood.core.task import Row
-from budwood.engine.decoding import Piece, Sampling
+from budwood.engine.decoding import Piece, Sampling, Writer
 from budwood.engine.generator import Completion, Generator, Prompt
 from budwood.engine.scheduler import Room, Scheduler, Work
 from budwood.serving.batch import failed
@@ -67,6 +68,8 @@ class Begun:
 
 
 END = object()
+Read = list[Writer] | HttpError
+"""What became of a job's prompts; an empty list where nobody waits for it any more."""
 
 
 class Job:
@@ -189,91 +192,137 @@ class Desk:
 
 
 class Pen(threading.Thread):
-    """Writes all texts of one model, and ends by itself when there has been nothing to write for a while."""
+    """Writes all texts of one model, and ends by itself when there has been nothing to write for a while.
+
+    What is asked becomes tokens in a thread beside it: a long prompt, or a slow chat template, stalls no text.
+    """
 
     def __init__(self, desk: Desk, generator: Generator) -> None:
         super().__init__(name="writer", daemon=True)
         self.desk, self.generator = desk, generator
+        self.reader = ThreadPoolExecutor(1, "reader")
         self.change = threading.Condition()
-        self.coming: deque[Job] = deque()
+        self.reading = 0
+        """Jobs that the reader has."""
+        self.coming: deque[tuple[Job, Read]] = deque()
         self.closed = False
+        self.jobs: list[Job] = []
         self.events: list[tuple[Job, Any]] = []
 
     def take_in(self, job: Job) -> bool:
         """Let a job be written; False where the thread has ended. Called in the event loop."""
         with self.change:
             if not self.closed:
-                self.coming.append(job)
-                self.change.notify()
+                self.reading += 1
+                self.reader.submit(self.read, job)
             return not self.closed
 
     def close(self) -> None:
         with self.change:
             self.closed = True
             self.change.notify()
+        self.reader.shutdown(wait=False)
+
+    # In the reader's thread
+
+    def read(self, job: Job) -> None:
+        """Bring a job with its tokens to those that are written, or with the reason why there are none."""
+        found: Read = []
+        if not (self.closed or job.stopped.is_set()):
+            try:
+                found = self.writers(job)
+            except BaseException as error:  # noqa: BLE001  # one request that cannot be read must not end the others
+                found = refusal(error)
+        with self.change:
+            self.reading -= 1
+            if not self.closed:
+                self.coming.append((job, found))
+                self.change.notify()
+                return
+        told = found if isinstance(found, HttpError) else HttpError(503, "the model is closed", retry_after=1)
+        self.desk.loop.call_soon_threadsafe(self.desk.deliver, [(job, told), (job, END)])
+
+    def writers(self, job: Job) -> list[Writer]:
+        """Raises HttpError 504 where the job's time was over before its turn, and whatever `encode` does."""
+        if time.monotonic() > job.began + self.desk.limits.text_seconds:
+            raise late(self.desk.limits)
+        wanted, generator = job.wanted, self.generator
+        ids = [generator.encode(prompt) for prompt in wanted.prompts]
+        return generator.writers(wanted.prompts, ids, wanted.options, wanted.n)
 
     # In the thread
 
     def run(self) -> None:
-        jobs: list[Job] = []
-        scheduler = self.generator.scheduler(room(self.desk.limits, self.generator))
-        while self.wait(scheduler):
-            try:
-                while self.coming:
-                    jobs.append(self.coming.popleft())
-                    self.begin(jobs[-1], scheduler)
-                scheduler.turn()
-            except BaseException as error:  # noqa: BLE001  # a native library's panic must not end the thread
-                scheduler.drop()
-                found = failed(error)
-                # Many texts were in the batch, so none of them is to blame.
-                told = found.error("") if found.status >= 500 else HttpError(500, "the model failed while it wrote")
-                for job in jobs:
-                    self.end(job, told)
-            jobs = [job for job in jobs if job.left]
-            events, self.events = self.events, []
-            if events:
-                self.desk.loop.call_soon_threadsafe(self.desk.deliver, events)
-        scheduler.drop()
+        problem: BaseException = BudwoodError("the thread that writes was ended")
+        try:
+            scheduler = self.generator.scheduler(room(self.desk.limits, self.generator))
+            while self.wait(scheduler):
+                self.turn(scheduler)
+                self.deliver()
+            scheduler.drop()
+        except BaseException as error:  # noqa: BLE001  # no memory for rows: the next request tries another thread
+            problem = error
+        self.close()
+        self.jobs += [job for job, _ in self.coming]
+        self.fail(problem)
+        self.deliver()
+
+    def turn(self, scheduler: Scheduler) -> None:
+        try:
+            while self.coming:
+                self.begin(*self.coming.popleft(), scheduler)
+            scheduler.turn()
+        except BaseException as error:  # noqa: BLE001  # a native library's panic must not end the thread
+            self.fail(error)
+            scheduler.drop()
+        self.jobs = [job for job in self.jobs if job.left]
+
+    def fail(self, error: BaseException) -> None:
+        """Give up all jobs."""
+        left = [job for job in self.jobs if job.left and not job.stopped.is_set()]
+        if left:
+            told = refusal(error)
+            for job in left:
+                self.end(job, told)
+
+    def deliver(self) -> None:
+        events, self.events = self.events, []
+        if events:
+            self.desk.loop.call_soon_threadsafe(self.desk.deliver, events)
 
     def wait(self, scheduler: Scheduler) -> bool:
         """Wait for something to write. False at the end."""
         with self.change:
             if not (scheduler.busy or self.coming or self.closed):
                 self.change.wait(IDLE_SECONDS)
-                self.closed |= not self.coming
+                self.closed |= not (self.coming or self.reading)
             return not self.closed
 
-    def begin(self, job: Job, scheduler: Scheduler) -> None:
-        """Put a job's texts among the others; what cannot be read is refused."""
-        wanted, generator = job.wanted, self.generator
-        try:
-            ids = [generator.encode(prompt) for prompt in wanted.prompts]
-            writers = generator.writers(wanted.prompts, ids, wanted.options, wanted.n)
-        except Exception as error:  # noqa: BLE001  # one request that cannot be read must not end the others
-            self.refuse(job, error)
+    def begin(self, job: Job, read: Read, scheduler: Scheduler) -> None:
+        """Put a job's texts among the others; what could not be read is refused."""
+        if isinstance(read, HttpError):
+            self.end(job, read)
             return
-        job.sizes = [writer.prompt_tokens for writer in writers]
+        if not read:  # nobody waits for it
+            return
+        self.jobs.append(job)
+        job.sizes = [writer.prompt_tokens for writer in read]
         if job.pieces:
-            truncated = max(job.sizes) >= generator.decoder.shape.window
-            self.events.append((job, Begun(sum(map(len, ids)), truncated)))
+            truncated = max(job.sizes) >= self.generator.decoder.shape.window
+            self.events.append((job, Begun(sum(job.sizes[:: job.wanted.n]), truncated)))
         until = job.began + self.desk.limits.text_seconds
-        refuse = partial(self.refuse, job)
-        job.work = Work(writers, partial(self.emit, job), until, job.stopped.is_set, refuse, job.owner)
+        job.work = Work(read, partial(self.emit, job), until, job.stopped.is_set, partial(self.refuse, job), job.owner)
         scheduler.add(job.work)
 
     def refuse(self, job: Job, error: Exception) -> None:
-        if isinstance(error, UsageError):
-            self.end(job, HttpError(422, error.cause, field=error.where))
-        else:
-            self.end(job, failed(error).error(""))
+        self.end(job, refusal(error))
 
     def emit(self, job: Job, piece: Piece) -> None:
         assert job.work is not None
         if not job.left:
             return
         if piece.finish == "deadline" and not job.work.begun:
-            self.end(job, HttpError(504, f"not begun within {self.desk.limits.text_seconds:g} seconds"))
+            self.end(job, late(self.desk.limits))
             return
         if job.pieces:
             self.events.append((job, piece))
@@ -291,6 +340,21 @@ class Pen(threading.Thread):
             job.left = 0
             job.stopped.set()
             self.events += [(job, error), (job, END)]
+
+
+def refusal(error: BaseException) -> HttpError:
+    """What a request is told that cannot be written."""
+    if isinstance(error, HttpError):
+        return error
+    if isinstance(error, UsageError | DataError):
+        return HttpError(422, error.cause, field=error.where)
+    found = failed(error)
+    # Many texts may have been in the batch, so none of them is to blame.
+    return found.error("") if found.status >= 500 else HttpError(500, "the model failed while it wrote")
+
+
+def late(limits: Limits) -> HttpError:
+    return HttpError(504, f"not begun within {limits.text_seconds:g} seconds")
 
 
 def room(limits: Limits, generator: Generator) -> Room:

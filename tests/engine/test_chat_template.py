@@ -16,6 +16,8 @@ import tiny_language
 from budwood.core.errors import BundleError, DataError
 from budwood.engine import chat_template
 from budwood.engine.chat_template import ChatTemplate, keep_template
+from budwood.engine.decoding import Sampling
+from budwood.engine.generator import Decoder, Generator, Shape
 from budwood.engine.vocabulary import Vocabulary
 
 CHATML = (
@@ -236,3 +238,11 @@ def test_a_template_in_a_file_of_its_own_comes_along(tmp_path: Path, plain: Path
     template = ChatTemplate.read(folder)
     assert template is not None
     assert (template.source, template.tokens["eos_token"]) == ("{{ 1 }}", "<|im_end|>")
+
+
+def test_a_template_says_itself_where_an_answer_begins(vocabulary: Vocabulary, plain: Path) -> None:
+    decoder = Decoder(lambda inputs: inputs, Shape.read(plain))
+    options = [Sampling()]
+    for known, trims in ((vocabulary, False), (Vocabulary.open(plain), True)):
+        (writer,) = Generator(decoder, known).writers([CHAT[:1]], [[1]], options, 1)
+        assert writer.trims == trims

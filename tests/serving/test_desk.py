@@ -1,6 +1,7 @@
 """The queue of those who want texts: what nobody waits for leaves it, and large bodies are counted."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ import pytest
 import tiny_language
 
 from budwood.engine.decoding import Sampling
-from budwood.engine.generator import Decoder, Generator
+from budwood.engine.generator import Decoder, Generator, Prompt
+from budwood.engine.scheduler import Scheduler
 from budwood.serving import desk as desk_module
 from budwood.serving import http, strict_json
 from budwood.serving.desk import Desk, Job, Wanted
@@ -117,6 +119,134 @@ def test_a_model_that_fails_fails_its_requests_only(generator: Generator) -> Non
             going.stop()
             assert len(await answer(opened.submit(generator, WANTED, pieces=False))) == 1
             assert opened.texts == 0
+
+    asyncio.run(run())
+
+
+class Slow(Generator):
+    """One that reads some prompts only when it is let."""
+
+    def __init__(self, other: Generator) -> None:
+        super().__init__(other.decoder, other.vocabulary)
+        self.go = threading.Event()
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        if not isinstance(prompt, str):
+            assert self.go.wait(20)
+        return super().encode(prompt)
+
+
+CHAT = Wanted([[{"role": "user", "content": "Hello"}]], WANTED.options)
+
+
+def test_a_chat_that_takes_long_to_lay_out_stalls_no_text(generator: Generator) -> None:
+    async def run() -> None:
+        slow = Slow(generator)
+        with desk() as opened:
+            text = opened.submit(slow, ENDLESS, pieces=True)
+            await anext(text)
+            chat = opened.submit(slow, CHAT, pieces=False)
+            before = text.tokens
+            while text.tokens < before + 20:
+                await asyncio.sleep(0.001)
+            assert not chat.done
+            slow.go.set()
+            ((found,),) = await answer(chat)
+            assert found == generator.complete(CHAT.prompts, CHAT.options)[0]
+
+    asyncio.run(run())
+
+
+def test_time_and_patience_end_also_before_a_prompt_is_read(generator: Generator) -> None:
+    async def run() -> None:
+        slow = Slow(generator)
+        with desk() as opened:
+            first, late, left = (opened.submit(slow, CHAT, pieces=False) for _ in range(3))
+            late.began -= opened.limits.text_seconds
+            left.stop()
+            slow.go.set()
+            assert len(await answer(first)) == 1
+            with pytest.raises(HttpError) as caught:
+                await answer(late)
+            assert caught.value.status == 504
+            assert await answer(left) == []
+            assert len(await answer(opened.submit(slow, WANTED, pieces=False))) == 1
+            assert opened.texts == 0
+
+    asyncio.run(run())
+
+
+def test_a_desk_that_closes_leaves_nobody_waiting(generator: Generator) -> None:
+    async def run() -> None:
+        slow = Slow(generator)
+        with desk() as opened:
+            jobs = [opened.submit(slow, wanted, pieces=True) for wanted in (ENDLESS, CHAT, CHAT)]
+            await anext(jobs[0])
+            pen = opened.pens[slow]
+        slow.go.set()
+        assert [await answer(job) for job in jobs[1:]] == [[], []]
+        assert not pen.is_alive()
+        with desk() as opened:  # one model only is closed
+            slow.go.clear()
+            job = opened.submit(slow, CHAT, pieces=True)
+            opened.forget(slow)
+            slow.go.set()
+            with pytest.raises(HttpError) as caught:
+                await answer(job)
+            assert (caught.value.status, opened.texts) == (503, 0)
+
+    asyncio.run(run())
+
+
+def test_a_thread_that_cannot_begin_fails_its_requests_and_the_next_one_writes(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Any:
+        raise MemoryError
+
+    async def run() -> None:
+        with desk() as opened:
+            with monkeypatch.context() as context:
+                context.setattr(desk_module, "room", full)
+                with pytest.raises(HttpError) as caught:
+                    await asyncio.wait_for(answer(opened.submit(generator, WANTED, pieces=False)), 20)
+                assert caught.value.status == 503
+            assert len(await asyncio.wait_for(answer(opened.submit(generator, WANTED, pieces=False)), 20)) == 1
+            with monkeypatch.context() as context:  # it fails, and cannot even forget what it had
+                context.setattr(Scheduler, "turn", full)
+                context.setattr(Scheduler, "drop", full)
+                with pytest.raises(HttpError) as caught:
+                    await asyncio.wait_for(answer(opened.submit(generator, WANTED, pieces=False)), 20)
+            assert len(await asyncio.wait_for(answer(opened.submit(generator, WANTED, pieces=False)), 20)) == 1
+            assert opened.texts == 0
+
+    asyncio.run(run())
+
+
+def test_a_prompt_on_which_the_model_fails_hurts_nobody_else(generator: Generator) -> None:
+    decoder = generator.decoder
+    poison = generator.vocabulary.size - 1
+
+    def fragile(inputs: Any, cache: Any) -> Any:
+        if poison in inputs["input_ids"]:
+            raise RuntimeError("a token that the model does not have")
+        assert decoder.in_place is not None
+        return decoder.in_place(inputs, cache)
+
+    async def run() -> None:
+        other = Generator(Decoder(decoder.run, decoder.shape, fragile), generator.vocabulary)
+        with desk() as opened:
+            steady = [Sampling(max_tokens=100_000, min_tokens=100_000, logit_bias=((poison, -100.0),))]
+            going = opened.submit(other, Wanted(["Once"], steady), pieces=True)
+            await anext(going)
+            for _ in range(3):
+                with pytest.raises(HttpError) as caught:
+                    await answer(opened.submit(other, Wanted([[0, poison]], WANTED.options, n=2), pieces=False))
+                assert caught.value.status == 500
+            before = going.tokens
+            while going.tokens < before + 5:
+                await asyncio.sleep(0.001)
+            assert not going.done
 
     asyncio.run(run())
 

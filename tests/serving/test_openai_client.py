@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 pytest.importorskip("openai")
 
+import httpx
 import openai
 import tiny
 import tiny_language
@@ -211,6 +212,12 @@ def test_a_chat_is_laid_out_by_the_template_of_the_bundle(tmp_path: Path):
         same = client.completions.create(**asked, prompt=ids)
         assert found.choices[0].message.content == same.choices[0].text
         assert found.usage == same.usage
+        ours = httpx.post(f"{handle.url}/predict", json={"messages": [turn], "max_tokens": 5}).json()
+        assert ours["text"] == found.choices[0].message.content
+        refused = httpx.post(f"{handle.url}/predict", json={"messages": [turn] * 3})
+        assert (refused.status_code, "one at a time" in refused.text) == (422, True)
+        with pytest.raises(openai.UnprocessableEntityError, match="one at a time") as caught:
+            list(client.chat.completions.create(**asked, messages=[turn] * 3, stream=True))
         with pytest.raises(openai.UnprocessableEntityError, match="one at a time") as caught:
             client.chat.completions.create(**asked, messages=[turn] * 3)
         assert caught.value.param == "messages"

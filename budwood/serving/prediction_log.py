@@ -30,6 +30,8 @@ FILE = "predictions.sqlite"
 """The file's name in a folder."""
 ROOM = 20_000
 """Entries that wait in one worker; further ones are dropped and counted."""
+ROOM_BYTES = 64 * 1024 * 1024
+"""Of the inputs that wait with them: a slow disk must not fill the memory with images."""
 PAUSE_SECONDS = 0.5
 PRUNE_SECONDS = 60.0
 BATCH = 5_000
@@ -89,6 +91,8 @@ class PredictionLog:
         self.options, self.count = options, count
         self.least = options.sample * (1 << 52)
         self.queue: deque[Noted] = deque()
+        self.taken_in = self.taken_out = 0
+        """Bytes of inputs that ever came into the queue, and left it; the loop counts one, the thread the other."""
         self.closed = threading.Event()
         self.told = -math.inf
         self.thread = threading.Thread(target=self.work, name="prediction-log", daemon=True)
@@ -99,10 +103,11 @@ class PredictionLog:
     ) -> None:
         if self.options.sample < 1 and key_of(request_id) >= self.least:
             return
-        if len(self.queue) >= ROOM:
+        kept = None if self.options.inputs == "off" else row
+        if len(self.queue) >= ROOM or (kept is not None and self.taken_in - self.taken_out >= ROOM_BYTES):
             self.count("log_entries_dropped", 1)
             return
-        kept = None if self.options.inputs == "off" else row
+        self.taken_in += size_of(kept)
         now, task = time.time(), model.task
         self.queue.append(Noted(request_id, place, now, model.name, model.version, kind, task, kept, answer, seconds))
 
@@ -125,7 +130,7 @@ class PredictionLog:
                 if time.monotonic() >= prune_at or last:
                     prune_at = time.monotonic() + PRUNE_SECONDS
                     journal.prune(self.options.days, self.options.megabytes)
-            except (sqlite3.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001  # one entry that cannot be written must not end the log
                 self.tell(error)
                 if journal is not None:  # the file is opened anew next time
                     journal.close()
@@ -139,16 +144,25 @@ class PredictionLog:
         taken = [self.queue.popleft() for _ in range(min(BATCH, len(self.queue)))]
         try:
             journal.write([entry(noted, self.options.inputs) for noted in taken])
-        except (sqlite3.Error, OSError):
+        except Exception:
             self.count("log_entries_failed", len(taken))
             raise
+        finally:
+            self.taken_out += sum(size_of(noted.row) for noted in taken)
         self.count("log_entries_written", len(taken))
 
     def tell(self, error: Exception) -> None:
         """Once a minute; the counter has all."""
         if time.monotonic() - self.told > PRUNE_SECONDS:
             self.told = time.monotonic()
-            logger.error("the prediction log cannot be written: %s", error)
+            # Only SQLite's own words, and those of the system, say nothing of an input.
+            known = isinstance(error, sqlite3.Error | OSError)
+            logger.error("the prediction log cannot be written: %s", error if known else type(error).__name__)
+
+
+def size_of(row: Row | None) -> int:
+    """Bytes of the texts and files of an input, about."""
+    return sum(len(value) for value in row.values() if isinstance(value, str | bytes)) if row is not None else 0
 
 
 def entry(noted: Noted, inputs: str) -> Entry:

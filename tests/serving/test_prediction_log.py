@@ -130,6 +130,42 @@ def test_a_full_queue_drops_and_counts(tmp_path: Path, model: Model, monkeypatch
     assert len(rows(options.file)) == 5
 
 
+def test_inputs_that_wait_are_bounded_by_their_size(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_log, "ROOM_BYTES", 3 * len(TEXT))
+    monkeypatch.setattr(prediction_log, "PAUSE_SECONDS", 60.0)
+    counts: Counter[str] = Counter()
+    for inputs, dropped in (("all", 2), ("off", 0)):
+        counts.clear()
+        options = LogOptions(tmp_path / inputs, inputs=inputs)
+        prepare(options.file)
+        log = PredictionLog(options, lambda name, n: counts.update({name: n}))
+        for i in range(5):
+            note(log, model, str(i))
+        log.close()
+        assert (counts["log_entries_dropped"], len(rows(options.file))) == (dropped, 5 - dropped)
+        assert log.taken_in == log.taken_out
+
+
+def test_an_entry_that_cannot_be_written_does_not_end_the_log(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(prediction_log, "PAUSE_SECONDS", 0.01)
+    counts: Counter[str] = Counter()
+    options = LogOptions(tmp_path / "log", inputs="all")
+    prepare(options.file)
+    log = PredictionLog(options, lambda name, n: counts.update({name: n}))
+    secret = "secret \ud800"  # no encoding has it
+    log.note("odd", 0, model, CLASS, {"text": secret}, {"label": "a", "score": 0.9, "scores": {}}, 0.001)
+    wait_until(lambda: counts["log_entries_failed"] == 1)
+    note(log, model, "later")
+    log.close()
+    assert [row[0] for row in rows(options.file)] == ["later"]
+    assert "UnicodeEncodeError" in caplog.text
+    assert "secret" not in caplog.text
+
+
 def test_a_log_that_cannot_be_written_stops_nobody(
     tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -289,17 +289,17 @@ def serve(
     from budwood.engine.runtime_choice import decide
     from budwood.serving.follow import follows
     from budwood.serving.prediction_log import LogOptions
-    from budwood.serving.server import Served
+    from budwood.serving.server import Served, check
     from budwood.serving.server import serve as serve_entries
     from budwood.serving.worker_choice import decide as decide_workers
 
     home = Store.default(store)
     followed = [follows(reference, home) for reference in references]  # first: a move from now on is seen
     entries = [home.resolve(reference) for reference in references]
-    served = [
-        Served(entry.name, str(entry.version), entry.bundle, alias)
-        for entry, alias in zip(entries, followed, strict=True)
-    ]
+    pairs = zip(entries, followed, strict=True)
+    served = [Served(entry.name, str(entry.version), entry.bundle, alias) for entry, alias in pairs]
+    keys = Path(keys) if keys is not None else None
+    check(served, host, port, runtime, keys, hosts, memory)  # first: what follows may take a minute
     for entry in entries if runtime == "auto" else ():
         decide(entry.bundle, progress=progress)
     if workers == "auto" and served:
@@ -310,7 +310,7 @@ def serve(
         port=port,
         workers=workers,
         runtime=runtime,
-        keys=Path(keys) if keys is not None else None,
+        keys=keys,
         max_queue=max_queue,
         hosts=hosts,
         access_log=access_log,

@@ -38,7 +38,10 @@ def export(
     kind = kind or (format if format in FOLDERS else "")
     with Screen(json, f"export: opening {model}") as screen:
         from budwood import flow
+        from budwood.core.errors import UsageError
 
+        if not kind and model in FOLDERS and not flow.models(store).versions(model):
+            raise UsageError("there is no model to export", where="MODEL", fix=f"budwood export {model} MODEL")
         if given is None:
             entry = flow.entry(model, store)
             end = kind or (str(entry.version) if entry.version else "export")
@@ -74,7 +77,8 @@ def then(kind: str, path: Path) -> tuple[str, ...]:
         example = "photo.ppm" if "image" in (path / "model.json").read_text(encoding="utf-8")[:60] else '"a text"'
         return (f"python {quote(str(path / 'run.py'))} {example}",)
     if kind == "docker":
-        return (f"cd {quote(str(path))} && mkdir keys && budwood keys make keys/keys me && docker compose up --build",)
+        make = "mkdir keys && budwood keys make keys/keys me && chmod a+r keys/keys"
+        return (f"cd {quote(str(path))} && {make}", "docker compose up --build")
     if kind == "systemd":
         return (f"less {quote(str(path / 'README.md'))}",)
     if kind == "browser":

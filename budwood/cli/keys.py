@@ -1,5 +1,6 @@
 """`budwood keys`: API keys of a server: make, list, rotate and revoke them."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +20,13 @@ keys = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
+MOST_DAYS = 36_500
+
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The keys file.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is: letters, digits, underscores.")]
-Allowed = Annotated[str, typer.Option(metavar="predict|admin", help="admin also sees figures, reports and logs.")]
+Allowed = Annotated[
+    str, typer.Option(metavar="predict|admin", help="admin also reads /metrics, /grafana.json and reports.")
+]
 Rate = Annotated[int, typer.Option(metavar="N", help="Requests a minute, over all workers; 0 is no limit.")]
 Days = Annotated[float, typer.Option(metavar="D", help="Refused after so many days; 0 is never.")]
 Overlap = Annotated[float, typer.Option(metavar="H", help="The old key is good for so many hours more.")]
@@ -49,19 +54,28 @@ def make(
         import math
         import time
 
+        from budwood.core.errors import UsageError
         from budwood.serving.keys import create_key
 
+        if not 0 <= days <= MOST_DAYS:
+            fix = f"1 to {MOST_DAYS:,}, or leave it out for a key without an end"
+            raise UsageError(f"a key is not good for {days:g} days", where="--days", fix=fix)
         until = time.time() + days * 86400 if days > 0 else math.inf
         told(screen, name, create_key(file, name, scope, per_minute, until))
+        screen.next(f"budwood serve MODEL --keys {shlex.quote(str(file))}")
 
 
 @keys.command()
 def rotate(file: File, name: Name, overlap_hours: Overlap = 24, json: Json = False) -> None:
     """Make a successor with the same scope and limit; the older keys of this name end after the overlap."""
     with Screen(json) as screen:
+        from budwood.core.errors import UsageError
         from budwood.serving.keys import rotate_key
 
-        told(screen, name, rotate_key(file, name, max(0.0, overlap_hours) * 3600))
+        if not 0 <= overlap_hours <= MOST_DAYS * 24:
+            fix = "--overlap-hours 24; 0 ends the old key at once"
+            raise UsageError(f"an overlap of {overlap_hours:g} hours cannot be kept", where="--overlap-hours", fix=fix)
+        told(screen, name, rotate_key(file, name, overlap_hours * 3600))
 
 
 @keys.command()

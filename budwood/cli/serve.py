@@ -1,5 +1,6 @@
 """`budwood serve`: models behind an HTTP API on this machine."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +11,7 @@ from budwood.cli.screen import Screen
 
 if TYPE_CHECKING:
     from budwood.core.store import Entry
+    from budwood.core.store import Store as Models
     from budwood.serving.prediction_log import LogOptions
 
 KEYS = (
@@ -25,8 +27,8 @@ MEMORY = (
     "again when they are asked for. auto is 60 % of the machine's. All stay open without it."
 )
 LOG = (
-    "SQLite file, or a folder for it, that keeps each answer: when, by which version, label or value, confidence and "
-    "milliseconds. Nothing is logged without it."
+    "SQLite file, or a folder that exists for it, that keeps each answer: when, by which version, label or value, "
+    "confidence and milliseconds. Nothing is logged without it."
 )
 SAMPLE = "Share of the answers that is logged."
 INPUTS = "What is logged of the inputs: nothing, their SHA-256, or all."
@@ -56,21 +58,26 @@ def serve(
 ) -> None:
     """Serve models over HTTP, with a page to try them.
 
-    A name follows its alias `live`: when it is moved, the other version takes over. NAME:VERSION stays.
+    A name begins with its newest version, NAME@live with the one that was promoted. Both follow the alias `live`: when
+    it is moved, the other version takes over. NAME:VERSION stays.
 
     Ctrl-C or SIGTERM ends it, after the requests that were accepted are answered.
     """
     with Screen(json, f"serve: starting {', '.join(models)}") as screen:
         from budwood import flow
 
-        first = flow.entry(models[0], store)
+        kept = log_options(log, log_sample, log_inputs, log_days, log_mb)
+        entries = [flow.entry(name, store) for name in models]
 
         def ready(url: str) -> None:
             if json:
                 screen.data({"url": url, "models": models})
                 screen.out.flush()
             else:
-                announce(screen, url, first, needs_key=keys is not None)
+                announce(screen, url, entries, needs_key=keys is not None)
+                for line in behind(models, entries, flow.models(store)):
+                    screen.note(line)
+                screen.note("Ctrl-C ends it")
 
         flow.serve(
             *models,
@@ -83,7 +90,7 @@ def serve(
             hosts=allow_host or (),
             access_log=access_log,
             memory=memory,
-            log=log_options(log, log_sample, log_inputs, log_days, log_mb),
+            log=kept,
             store=store,
             on_ready=ready,
             progress=screen.progress,
@@ -91,10 +98,17 @@ def serve(
 
 
 def log_options(path: Path | None, sample: float, inputs: str, days: float, megabytes: float) -> "LogOptions | None":
-    """What is logged; nothing without a path. Raises UsageError for values that make no sense."""
+    """What is logged; nothing without a path. Raises UsageError for values that make no sense, or that need a path."""
+    from budwood.core.errors import UsageError
     from budwood.serving.prediction_log import LogOptions
 
-    return LogOptions(path, sample, inputs, days, megabytes) if path is not None else None
+    if path is not None:
+        return LogOptions(path, sample, inputs, days, megabytes)
+    given = {"sample": sample != 1.0, "inputs": inputs != "off", "days": days != 30.0, "mb": megabytes != 1000.0}
+    for name, asked in given.items():
+        if asked:
+            raise UsageError("nothing is logged without a file", where=f"--log-{name}", fix="--log FILE beside it")
+    return None
 
 
 def number_of(workers: str) -> "int | Literal['auto']":
@@ -108,15 +122,23 @@ def number_of(workers: str) -> "int | Literal['auto']":
     return int(workers)
 
 
-def announce(screen: Screen, url: str, entry: "Entry", needs_key: bool) -> None:
-    """The address, and a line to paste that asks the model something."""
+def announce(screen: Screen, url: str, entries: "Sequence[Entry]", needs_key: bool) -> None:
+    """The address, and a line to paste that asks the first model something."""
     from budwood.serving.model import served_name
 
-    screen.note(
-        f"{served_name(entry.name)}:{entry.version} answers at {url}  # a page to try it; {url}/docs has all routes"
-    )
-    screen.note(curl(url, entry, needs_key))
-    screen.note("Ctrl-C ends it")
+    first, *others = [f"{served_name(entry.name)}:{entry.version}" for entry in entries]
+    screen.note(f"{first} answers at {url}  # a page to try it; {url}/docs has all routes")
+    for name in others:
+        screen.note(f"{name} answers at {url}/models/{name}/predict")
+    screen.note(curl(url, entries[0], needs_key))
+
+
+def behind(references: "Sequence[str]", entries: "Sequence[Entry]", store: "Models") -> "Iterator[str]":
+    """What is worth knowing where a bare name begins with another version than its alias `live` names."""
+    for reference, entry in zip(references, entries, strict=True):
+        live = store.aliases(reference).get("live") if store.versions(reference) else None
+        if live not in (None, entry.version):
+            yield f"{reference}@live is {reference}:{live}  # budwood serve {reference}@live begins with that one"
 
 
 def curl(url: str, entry: "Entry", needs_key: bool) -> str:

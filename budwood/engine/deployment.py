@@ -42,8 +42,8 @@ PROBE = (
 def plain(field: str, value: str) -> str:
     """The value, of which no tool can read anything but a word. Raises UsageError."""
     if re.fullmatch(PATTERNS[field], value, re.ASCII) is None:
-        fix = f"a {field} matches {PATTERNS[field]}"
-        raise UsageError(f"{value[:80]!a} cannot be a {field} there", where="budwood export", fix=fix)
+        fix = f"the {field} has to match {PATTERNS[field]}"
+        raise UsageError(f"{value[:80]!a} cannot be the {field} there", where="budwood export", fix=fix)
     return value
 
 

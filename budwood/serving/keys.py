@@ -31,6 +31,8 @@ FAILURES_PER_MINUTE = 60
 """Wrong keys from one address that get 401; more of them get 429, and their connections are closed."""
 MOST_PER_MINUTE = 1_000_000
 NOBODY = "0" * 64
+UNAUTHORIZED = "unauthorized: send a key as `Authorization: Bearer KEY`"
+"""The same for no key and for any that is not good, so that it tells nothing about keys."""
 MAKE = "budwood keys make {path} NAME"
 
 
@@ -168,7 +170,7 @@ class Keys:
             wait = self.rates.take(identity(f"failures {address}"), FAILURES_PER_MINUTE)
             if wait:
                 raise HttpError(429, "too many wrong keys", retry_after=math.ceil(wait), close=True)
-            raise HttpError(401, "unauthorized", headers=((b"www-authenticate", b"Bearer"),))
+            raise HttpError(401, UNAUTHORIZED, headers=((b"www-authenticate", b"Bearer"),))
         if scope == "admin" and key.scope != "admin":
             raise HttpError(403, "this needs a key with the scope admin")
         if key.per_minute and (wait := self.rates.take(key.bucket, key.per_minute)):

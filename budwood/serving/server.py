@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from budwood.core import registry
 from budwood.core.errors import UsageError
 from budwood.serving.auth import Keys, check_binding, checked_hosts
 from budwood.serving.ending import Stop
@@ -29,7 +30,7 @@ from budwood.serving.rates import allocate_rates
 from budwood.serving.supervisor import Supervisor
 from budwood.serving.worker import Plan, event_loop, run
 
-__all__ = ["Handle", "Served", "serve", "start", "usable_cores", "usual_workers"]
+__all__ = ["Handle", "Served", "check", "serve", "start", "usable_cores", "usual_workers"]
 
 Count = int | Literal["auto"]
 CORES_PER_WORKER = 2
@@ -169,13 +170,7 @@ def make_plan(
     limits: Limits | None,
 ) -> Plan:
     """Check the parameters, and share the cores out. Raises UsageError."""
-    if not entries:
-        raise UsageError("there is nothing to serve", where="MODEL", fix="budwood serve NAME")
-    served = [(entry.name, entry.version) for entry in entries]
-    if len(set(served)) != len(served):
-        twice = next(f"{name}:{version}" for name, version in served if served.count((name, version)) > 1)
-        fix = "name each version once; folders outside the store need names that differ"
-        raise UsageError(f"a model is named twice: {twice}", where="MODEL", fix=fix)
+    check_served(entries)
     check_binding(host, keys)
     if keys is not None:
         Keys(keys)
@@ -186,6 +181,44 @@ def make_plan(
     every = replace(limits or Limits(), queue=max_queue)
     rates = allocate_rates() if keys is not None else None
     return Plan(tuple(entries), host, count, max(1, cores // count), runtime, keys, every, rates=rates)
+
+
+def check_served(entries: Sequence[Served]) -> None:
+    """Raises UsageError where there are no models, or one is named twice."""
+    if not entries:
+        raise UsageError("there is nothing to serve", where="MODEL", fix="budwood serve NAME")
+    served = [(entry.name, entry.version) for entry in entries]
+    if len(set(served)) != len(served):
+        twice = next(f"{name}:{version}" for name, version in served if served.count((name, version)) > 1)
+        fix = "name each version once; folders outside the store need names that differ"
+        raise UsageError(f"a model is named twice: {twice}", where="MODEL", fix=fix)
+
+
+def check(
+    entries: Sequence[Served],
+    host: str,
+    port: int,
+    runtime: str,
+    keys: Path | None,
+    hosts: Collection[str],
+    memory: "float | str | None",
+) -> None:
+    """Find in a moment what `serve` would refuse, before something slow is done for it.
+
+    Raises:
+        UsageError: a parameter is off, or the port is taken.
+        NotFoundError: there is no such file of keys, or no such runtime.
+    """
+    check_served(entries)
+    check_binding(host, keys)
+    if keys is not None:
+        Keys(keys)
+    checked_hosts(hosts)
+    share(memory)
+    if runtime != "auto":
+        registry.get("runtimes", runtime)
+    for listener in bind(host, port, 1):
+        listener.close()
 
 
 def usual_workers(cores: int) -> int:

@@ -269,47 +269,8 @@ def test_export_takes_the_kind_of_folder_as_a_format_too(run, tiny_bundle, kind,
     assert then in ran.err
 
 
-def test_serve_passes_its_flags_and_prints_an_address_and_a_line_to_paste(run, monkeypatch, tiny_bundle):
-    flow.models("s").publish("tickets", tiny_bundle)
-    calls = []
-
-    def serve(*references, on_ready, progress, **parameters):
-        calls.append((references, parameters))
-        on_ready("http://127.0.0.1:8123")
-
-    monkeypatch.setattr(flow, "serve", serve)
-    line = (
-        "serve tickets tickets:1 --host 127.0.0.1 --port 8123 --workers 2 --runtime null --keys k --max-queue 7 "
-        "--allow-host api.test --access-log --memory auto --store s"
-    )
-    ran = run(*line.split())
-    assert calls == [
-        (
-            ("tickets", "tickets:1"),
-            {
-                "host": "127.0.0.1",
-                "port": 8123,
-                "workers": 2,
-                "runtime": "null",
-                "keys": Path("k"),
-                "max_queue": 7,
-                "hosts": ["api.test"],
-                "access_log": True,
-                "memory": "auto",
-                "log": None,
-                "store": "s",
-            },
-        )
-    ]
-    assert ran.code == 0
-    assert "http://127.0.0.1:8123" in ran.err
-    assert "curl -s http://127.0.0.1:8123/predict -H 'content-type: application/json'" in ran.err
-    assert "authorization: Bearer KEY" in ran.err
-    assert run("serve", "tickets", "--store", "s", "--json").json == {
-        "url": "http://127.0.0.1:8123",
-        "models": ["tickets"],
-    }
-    assert calls[1][1]["workers"] == "auto"
+def test_export_of_a_folder_for_servers_asks_for_the_model(run):
+    assert "fix: budwood export docker MODEL" in run("export", "docker").err
 
 
 def test_list_bases_names_each_task_s_default_once(run):

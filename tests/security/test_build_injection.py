@@ -63,7 +63,7 @@ FIELDS: dict[str, Callable[[Bundle, Path, str], Path]] = {
 @pytest.mark.parametrize("value", HOSTILE)
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_field_that_is_no_plain_word_is_refused(bundle: Bundle, tmp_path: Path, field: str, value: str) -> None:
-    with pytest.raises(UsageError, match="cannot be a"):
+    with pytest.raises(UsageError, match="cannot be the"):
         FIELDS[field](bundle, tmp_path / "out", value)
     assert list(tmp_path.iterdir()) == []
 

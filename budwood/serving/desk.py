@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from budwood.core.errors import BudwoodError, DataError, UsageError
 from budwood.core.task import Row
@@ -231,6 +231,8 @@ class Pen(threading.Thread):
         if not (self.closed or job.stopped.is_set()):
             try:
                 found = self.writers(job)
+            except HttpError as error:
+                found = error
             except BaseException as error:  # noqa: BLE001  # one request that cannot be read must not end the others
                 found = refusal(error)
         with self.change:
@@ -303,18 +305,18 @@ class Pen(threading.Thread):
         if isinstance(read, HttpError):
             self.end(job, read)
             return
-        if not read:  # nobody waits for it
-            return
+        if not read:
+            return  # nobody waits for it
         self.jobs.append(job)
         job.sizes = [writer.prompt_tokens for writer in read]
         if job.pieces:
             truncated = max(job.sizes) >= self.generator.decoder.shape.window
             self.events.append((job, Begun(sum(job.sizes[:: job.wanted.n]), truncated)))
         until = job.began + self.desk.limits.text_seconds
-        job.work = Work(read, partial(self.emit, job), until, job.stopped.is_set, partial(self.refuse, job), job.owner)
+        job.work = Work(read, partial(self.emit, job), until, job.stopped.is_set, partial(self.lose, job), job.owner)
         scheduler.add(job.work)
 
-    def refuse(self, job: Job, error: Exception) -> None:
+    def lose(self, job: Job, error: Exception) -> None:
         self.end(job, refusal(error))
 
     def emit(self, job: Job, piece: Piece) -> None:
@@ -344,8 +346,6 @@ class Pen(threading.Thread):
 
 def refusal(error: BaseException) -> HttpError:
     """What a request is told that cannot be written."""
-    if isinstance(error, HttpError):
-        return error
     if isinstance(error, UsageError | DataError):
         return HttpError(422, error.cause, field=error.where)
     found = failed(error)
@@ -396,6 +396,5 @@ async def complete(desk: Desk, request: Request, wanted: Wanted) -> list[Complet
     async with attended(desk, request, wanted, pieces=False) as job:
         async for found in job:
             if not job.stopped.is_set():
-                texts: list[Completion] = found
-                return texts
+                return cast(list[Completion], found)
     raise Disconnected

@@ -28,6 +28,10 @@ class Limits:
     at once. They do not count in `queue`, and all other inputs go before them."""
     text_characters: int = 100_000
     """A longer text in an input is refused with 422; a task may allow less."""
+    chat_messages: int = 1_000
+    """More messages in one chat, or longer ones than `text_characters` together, are refused with 422."""
+    measured_messages: int = 100
+    """The same where a chat is to be measured: its template lays it out anew for each of its answers."""
     json_depth: int = 16
     """Deeper nesting of lists and objects is refused with 400."""
     top: int = 1_000

@@ -88,8 +88,15 @@ class Service:
             raise HttpError(422, error.cause, field=".".join(names)) from error
         longest = self.limits.text_characters
         for name, value in row.items():
-            if isinstance(value, str) and len(value) > longest:
-                detail = f"{name} has {len(value)} characters, at most {longest} are accepted"
+            length = len(value) if isinstance(value, str) else 0
+            if name == "messages":
+                most = self.limits.chat_messages if "options" in row else self.limits.measured_messages
+                if len(value) > most:
+                    detail = f"there are {len(value)} messages, at most {most} are accepted"
+                    raise HttpError(422, detail, field=f"{place}.{name}" if place else name)
+                length = sum(len(turn["content"]) for turn in value)
+            if length > longest:
+                detail = f"{name} has {length} characters, at most {longest} are accepted"
                 raise HttpError(422, detail, field=f"{place}.{name}" if place else name)
         return row
 

@@ -111,7 +111,7 @@ def chat_request(limits: Limits, vocabulary: int) -> dict[str, Any]:
         "max_completion_tokens": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
     }
     alone = {"top_logprobs": {"type": "integer", "minimum": 1}, "logprobs": {"enum": [False, None]}}
-    found = writing_request({"messages": MESSAGES}, more, limits, vocabulary)
+    found = writing_request({"messages": MESSAGES | {"maxItems": limits.chat_messages}}, more, limits, vocabulary)
     return found | {"not": {"properties": alone, "required": ["top_logprobs"]}}
 
 

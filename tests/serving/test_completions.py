@@ -168,6 +168,8 @@ def test_a_stop_string_ends_the_text(client: httpx.Client) -> None:
         ("/v1/chat/completions", {"messages": "hello"}, 422, "messages"),
         ("/v1/chat/completions", {"messages": []}, 422, "messages"),
         ("/v1/chat/completions", {"messages": [{"role": "king", "content": "x"}]}, 422, "messages"),
+        ("/v1/chat/completions", {"messages": CHAT["messages"] * 1_001}, 422, "messages"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x" * 50_001}] * 2}, 422, "messages"),
         (
             "/v1/chat/completions",
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
@@ -192,6 +194,14 @@ def test_texts_to_write_and_to_measure_are_asked_for_apart(client: httpx.Client)
     assert (reply.status_code, reply.json()["errors"][0]["field"]) == (422, "measure")
     (answer,) = client.post("/models/writer/predict", json={"inputs": [measured]}).json()["outputs"]
     assert answer["perplexity"] > 1
+
+
+def test_a_chat_to_be_measured_is_short_since_it_is_laid_out_for_each_answer(client: httpx.Client) -> None:
+    turns = [*CHAT["messages"], {"role": "assistant", "content": "y"}]
+    for times, status in ((50, 200), (51, 422)):
+        reply = client.post("/models/writer/predict", json={"messages": turns * times, "measure": True})
+        assert reply.status_code == status, reply.text
+    assert [error["field"] for error in reply.json()["errors"]] == ["messages"]
 
 
 def test_a_long_text_holds_no_prediction_up_and_a_full_desk_refuses(client: httpx.Client) -> None:

@@ -206,7 +206,8 @@ class Scheduler:
         """Whether a text can be admitted, if need be in the place of one that has written for long."""
         if not self.active:
             return True
-        needed = sum(len(other.row.ids) for other in self.active if other.row is not None) + len(text.writer.ids)
+        held = sum(len(other.row.ids) + len(other.pending) for other in self.active if other.row is not None)
+        needed = held + min(len(text.writer.ids), self.window)
         if len(self.active) < self.room.texts and needed + QUANTUM * (len(self.active) + 1) <= self.room.tokens:
             return True
         longest = max(self.active, key=lambda other: other.quantum)
@@ -288,6 +289,7 @@ class Scheduler:
             part, text.pending = text.pending[:left], text.pending[left:]
             left -= len(part)
             text.waited = 0
+            self.make_room(len(part), None)
             self.held += len(part)
             assert text.row is not None
             try:

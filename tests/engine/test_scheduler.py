@@ -253,6 +253,18 @@ def test_memory_is_kept_within_its_bound(generators: dict[tuple[str, str], Gener
         assert desk.scheduler.held <= 120 + 4 or len(desk.scheduler.active) == 1
 
 
+def test_prompts_that_come_together_take_no_more_memory_than_there_is(
+    generators: dict[tuple[str, str], Generator],
+) -> None:
+    desk = Desk(generators["gpt2", "shared"], Room(8, 16, 250))
+    for _ in range(2):  # the second time over what the first ones left
+        works = [desk.ask(f"{at} " + STORY * 2, OPTIONS[0], owner=at) for at in range(6)]
+        while desk.scheduler.busy:
+            desk.scheduler.turn()
+            assert desk.scheduler.held <= 250
+    assert all(work.tokens for work in works)
+
+
 def test_a_clock_ends_what_is_written_and_what_waits(
     generators: dict[tuple[str, str], Generator], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -231,6 +231,8 @@ async def stream(service: Service, request: Request, asked: Asked) -> AsyncItera
             async for event in job:
                 if isinstance(event, Begun):
                     begun = event
+                    if begun.truncated:
+                        asked = replace(asked, head={**asked.head, "truncated": True})
                     found = openings(asked)
                 else:
                     found = parts(asked, event)

@@ -96,6 +96,13 @@ def test_a_stream_has_the_same_text_and_ends_with_the_usage(client: httpx.Client
         assert [item["finish_reason"] for item in mine if item["finish_reason"]] == ["length"]
 
 
+def test_a_prompt_that_was_cut_is_told_of_whole_and_in_a_stream(client: httpx.Client) -> None:
+    for prompt, cut in (("Once " * 400, True), ("Once", None)):
+        assert ask(client, prompt=prompt, max_tokens=2).get("truncated") is cut
+        reply = client.post("/v1/completions", json={"prompt": prompt, "max_tokens": 2, "stream": True})
+        assert {event.get("truncated") for event in events(reply.text)} == {cut}
+
+
 def test_a_chat_is_answered_and_streamed(client: httpx.Client) -> None:
     turns = [
         {"role": "developer", "content": "Be brief."},

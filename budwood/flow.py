@@ -282,9 +282,8 @@ def serve(
 
     `log` is a file or a folder in which each answer is kept, or `LogOptions` that say what of it and for how long.
 
-    `on_ready` is told the address as soon as every worker answers. Where several runtimes are installed, `auto`
-    measures them on a model that is served here for the first time, within seconds, and remembers; `progress` is told.
-    So it does with the number of processes that share the cores, on the first model.
+    `on_ready` is told the address as soon as every worker answers. `auto` measures installed runtimes on models
+    that are served here for the first time, and numbers of processes on the first one, and remembers; `progress` is told.
     """
     from budwood.engine.runtime_choice import decide
     from budwood.serving.follow import follows
@@ -299,7 +298,8 @@ def serve(
     pairs = zip(entries, followed, strict=True)
     served = [Served(entry.name, str(entry.version), entry.bundle, alias) for entry, alias in pairs]
     keys = Path(keys) if keys is not None else None
-    check(served, host, port, runtime, keys, hosts, memory)  # first: what follows may take a minute
+    log = LogOptions(Path(log)) if isinstance(log, Path | str) else log
+    check(served, host, port, runtime, keys, hosts, memory, log)  # first: what follows may take a minute
     for entry in entries if runtime == "auto" else ():
         decide(entry.bundle, progress=progress)
     if workers == "auto" and served:
@@ -315,7 +315,7 @@ def serve(
         hosts=hosts,
         access_log=access_log,
         memory=memory,
-        log=LogOptions(Path(log)) if isinstance(log, Path | str) else log,
+        log=log,
         on_ready=on_ready,
     )
 

@@ -147,6 +147,11 @@ def numbered(name: str, version: int | None, verb: str) -> tuple[str, int]:
     from budwood.core.errors import UsageError
 
     plain, _, number = name.partition(":")
+    plain, _, alias = plain.partition("@")
+    if alias:
+        asked = f"budwood models {verb} {plain} {version or 'VERSION'}"
+        fix = f"{asked} --alias {alias}" if verb == "promote" else asked
+        raise UsageError(f"{name} names an alias, and no version", where="NAME", fix=fix)
     if version is None and number.isascii() and number.isdigit():
         return plain, int(number)
     if version is None or number:

@@ -42,7 +42,7 @@ def serve(
     workers: Annotated[str, typer.Option(metavar="auto|N", help=WORKERS)] = "auto",
     runtime: Annotated[str, typer.Option(metavar=choices("runtimes"), help=RUNTIME)] = "auto",
     keys: Annotated[Path | None, typer.Option(metavar="FILE", help=KEYS)] = None,
-    max_queue: Annotated[int, typer.Option(metavar="N", help="While so many inputs wait, more get 503.")] = 100,
+    max_queue: Annotated[int, typer.Option(metavar="N", min=1, help="While so many inputs wait, more get 503.")] = 100,
     allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME", help=HOSTS)] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help=ACCESS)] = False,
     memory: Annotated[str | None, typer.Option(metavar="MB|auto", help=MEMORY)] = None,

@@ -95,7 +95,10 @@ def judge(reference: Mapping[str, Any], window: Window) -> Judged:
     What the reference lacks, as that of an older bundle, is left out; with nothing to compare it says `no reference`.
     """
     if not set(reference) & {"predicted", "samples", "directions"}:
-        return Judged("no reference", "the bundle has no statistics to compare with; make the model again", window.rows)
+        why = (
+            "the bundle has no statistics to compare with: writers have none, others get them when they are made again"
+        )
+        return Judged("no reference", why, window.rows)
     if window.rows < LEAST_ROWS:
         return Judged("waiting", f"{window.rows} of {LEAST_ROWS} answers", window.rows)
     compared = [item for item in (labels(reference, window), *numbers(reference, window)) if item is not None]

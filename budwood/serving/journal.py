@@ -7,8 +7,8 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -90,9 +90,8 @@ def prepare(path: Path) -> None:
         UsageError: it is something else, or cannot be written.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        os.fchmod(descriptor, 0o600)
-        os.close(descriptor)
+        with opened(path):
+            pass
         with closing(connect(path)) as connection:
             found = connection.execute("PRAGMA application_id").fetchone()[0]
             version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -106,8 +105,22 @@ def prepare(path: Path) -> None:
                 connection.execute(f"PRAGMA application_id = {APPLICATION}")
                 connection.execute(f"PRAGMA user_version = {VERSION}")
                 connection.executescript(SCHEMA)
+        with opened(path) as descriptor:  # only now: a file of somebody else keeps its mode
+            os.fchmod(descriptor, 0o600)
     except (OSError, sqlite3.Error) as error:
-        raise UsageError(f"the prediction log cannot be opened: {error}", where=str(path), fix="--log FILE") from error
+        cause = error.strerror if isinstance(error, OSError) else error
+        fix = "--log FILE, a new one or a log, in a folder that exists"
+        raise UsageError(f"the prediction log cannot be opened: {cause}", where=str(path), fix=fix) from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A descriptor of the file itself, never of what a link names; a new file is its owner's alone."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def connect(path: Path) -> sqlite3.Connection:

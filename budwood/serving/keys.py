@@ -81,7 +81,9 @@ def parse(line: str, path: Path, number: int) -> Key | None:
     known = len(words) >= 3 and len(words[1]) == PREFIX and len(words[2]) == 64
     if not known or len(fields) != len(words) - 3 or set(fields) - {"scope", "per-minute", "until"}:
         problem = "not a key: a line is NAME PREFIX SHA256 [scope=admin] [per-minute=N] [until=TIME]"
-        raise UsageError(problem, where=where, fix=MAKE.format(path=path))
+        raise UsageError(
+            problem, where=where, fix="mend the line or take it out, or name the file that `keys make` wrote"
+        )
     try:
         until = read_time(fields["until"]) if "until" in fields else math.inf
         per_minute = int(fields.get("per-minute", "0"))

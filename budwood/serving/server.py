@@ -202,6 +202,7 @@ def check(
     keys: Path | None,
     hosts: Collection[str],
     memory: "float | str | None",
+    log: LogOptions | None,
 ) -> None:
     """Find in a moment what `serve` would refuse, before something slow is done for it.
 
@@ -215,6 +216,8 @@ def check(
         Keys(keys)
     checked_hosts(hosts)
     share(memory)
+    if log is not None:
+        prepare(log.file)
     if runtime != "auto":
         registry.get("runtimes", runtime)
     for listener in bind(host, port, 1):

@@ -115,3 +115,8 @@ def test_the_store_may_stand_before_or_after_the_sub_command(run, store, tmp_pat
 def test_what_was_exported_is_loaded_with_its_head(tmp_path, kind, loaded_by):
     (tmp_path / "config.json").write_text(json.dumps({"architectures": [kind]}), encoding="utf-8")
     assert loader(tmp_path) == loaded_by
+
+
+def test_an_alias_is_no_name_to_promote_or_remove(run):
+    assert "fix: budwood models promote tickets 2 --alias next" in run("models", "promote", "tickets@next", "2").err
+    assert "fix: budwood models remove tickets VERSION" in run("models", "remove", "tickets@next").err

@@ -85,6 +85,8 @@ def test_serve_refuses_options_of_a_log_that_there_is_not(run, tiny_bundle):
         ("--memory much", 2, "is no number of megabytes"),
         ("--runtime tf", 4, "no runtimes named 'tf'"),
         ("--allow-host a/b", 2, "is no name of a host"),
+        ("--max-queue 0", 2, "--max-queue"),
+        ("--log none/log", 2, "the prediction log cannot be opened: No such file or directory"),
     ],
 )
 def test_serve_refuses_before_it_measures(run, monkeypatch, tiny_bundle, options, code, said):

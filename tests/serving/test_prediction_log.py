@@ -260,3 +260,20 @@ def test_labels_of_tasks_are_written_as_json() -> None:
     assert said({"value": 2.5}) == "2.5"
     assert said({"properties": {"first": {"value": 1.0}, "second": {"value": 2.0}}}) == "1.0"
     assert said({"text": "secret", "tokens": 3}) is None
+
+
+def test_a_file_of_somebody_else_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text("# Something else\n" * 100)
+    path.chmod(0o644)
+    with pytest.raises(UsageError, match="file is not a database"):
+        prepare(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_log_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    prepare(path)
+    path.chmod(0o644)
+    prepare(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -24,13 +24,15 @@ QUICK = Limits(notice_seconds=0)
 """The usual limits, without the wait before the sockets close."""
 
 
-def null_bundle(path: Path, delay_seconds: float = 0.0, labels: Sequence[str] = tiny.LABELS) -> Bundle:
-    """A bundle whose null runtime takes a while and stumbles over the words above."""
+def null_bundle(
+    path: Path, delay_seconds: float = 0.0, labels: Sequence[str] = tiny.LABELS, exits: str = EXIT
+) -> Bundle:
+    """A bundle whose null runtime takes a while and stumbles over the words above; with `[CLS]` it is never ready."""
 
     def write(folder: Path) -> None:
         tiny.write_files(folder, labels)
         words = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
-        settings = {"fail_id": words[POISON], "nan_id": words[NAN], "exit_id": words[EXIT]}
+        settings = {"fail_id": words[POISON], "nan_id": words[NAN], "exit_id": words[exits]}
         (folder / "report.html").write_text(report_page(labels))
         (folder / "null.json").write_text(json.dumps({"delay_seconds": delay_seconds, **settings}))
 

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +26,7 @@ from budwood.serving.memory import give_back
 from budwood.serving.metrics import Metrics
 from budwood.serving.model import Model, Served, Uses, describe, first_line, open_model, shut
 
-__all__ = ["Place", "Shelf", "open_places"]
+__all__ = ["Place", "Shelf", "Trial", "open_places"]
 
 logger = logging.getLogger("budwood.serving")
 
@@ -65,10 +65,25 @@ class Place:
         return self.task is not None and not self.task.done()
 
 
-def open_places(entries: Sequence[Served], runtime: str, batch: int, megabytes: float = math.inf) -> list[Place]:
+@dataclass(frozen=True)
+class Trial:
+    """How a worker that starts treats versions that an alias was moved to after its server began.
+
+    Their names are those of `Served`; the version that the server began with is opened in any case.
+    """
+
+    deadly: Collection[tuple[str, int]] = ()
+    """Those whose opening has ended processes: another is opened instead."""
+    opening: Callable[[tuple[str, int] | None], None] = lambda version: None
+    """Told which one is opened now, and None after it."""
+
+
+def open_places(
+    entries: Sequence[Served], runtime: str, batch: int, megabytes: float = math.inf, trial: Trial | None = None
+) -> list[Place]:
     """Open all models, and close the later ones again where they take more than so many megabytes together.
 
-    So a model that is broken is refused at once, however it will be used.
+    So a model that is broken is refused at once, however it will be used. `trial` is for versions that came later.
 
     Raises:
         BundleError: a model must not be served.
@@ -76,7 +91,7 @@ def open_places(entries: Sequence[Served], runtime: str, batch: int, megabytes: 
     """
     places: list[Place] = []
     for entry in entries:
-        place = open_place(entry, runtime, batch)
+        place = open_place(entry, runtime, batch, trial or Trial())
         if place.megabytes > megabytes:
             raise UsageError(
                 f"{place.entry.name} takes {place.megabytes:.0f} MB, and a worker may take {megabytes:.0f}",
@@ -90,18 +105,24 @@ def open_places(entries: Sequence[Served], runtime: str, batch: int, megabytes: 
     return places
 
 
-def open_place(entry: Served, runtime: str, batch: int) -> Place:
+def open_place(entry: Served, runtime: str, batch: int, trial: Trial) -> Place:
     """Open a model for a worker that starts; where its alias was moved meanwhile, the newest version that works."""
     pointer = Pointer(entry.follows) if entry.follows else None
     problem, before = "", resident_memory_mb()
     for version in pointer.candidates() if pointer is not None else ():
+        if (entry.name, version) in trial.deadly:
+            problem = problem or f"version {version}: a process ended while it opened this version"
+            continue
+        trial.opening((entry.name, version))
         try:
             later = next_entry(entry, version)
             model = open_model(later, 0, runtime, batch)
-        except BudwoodError as error:
+        except (BudwoodError, MemoryError) as error:
             problem = problem or told(version, error)
         else:
+            trial.opening(None)
             return Place(later, model, weight(later, resident_memory_mb() - before), pointer, problem)
+    trial.opening(None)
     model = open_model(entry, 0, runtime, batch)
     return Place(entry, model, weight(entry, resident_memory_mb() - before), pointer, problem)
 

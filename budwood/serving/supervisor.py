@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from ctypes import Array, c_double
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ GROWN = 1.5
 """A worker that is hardly larger than when it was ready is not replaced: the next one would be as large."""
 REPLACE_AGAIN_SECONDS = 60.0
 """When a successor did not start, the next attempt comes so much later."""
+ATTEMPTS = 2
+"""A version whose opening has ended so many processes is opened no more, as one that memory does not suffice for."""
 STARTS = 8
 """When a worker did not get ready so many times in a row, the server gives up: its share of the connections waits."""
 
@@ -67,6 +70,8 @@ class Slot:
     refused: BudwoodError | None = None
     """Why it did not start."""
     restart_at: float = 0.0
+    opening: tuple[str, int] | None = None
+    """The version that it opens now, if an alias was moved to it after the server began."""
     megabytes: float = 0.0
     """Resident memory when it was ready."""
 
@@ -90,6 +95,8 @@ class Supervisor:
     replaced: Slot | None = None
     """A worker that has become too large; it ends when its successor answers."""
     replace_after: float = 0.0
+    deaths: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """How many processes ended while they opened a version."""
     received: int = 0
     """The signal that ended it, 0 before."""
 
@@ -133,11 +140,12 @@ class Supervisor:
     def start(self, slot: Slot) -> None:
         context = multiprocessing.get_context(start_method())
         slot.pipe, theirs = context.Pipe(duplex=False)
-        arguments = (self.plan, slot.number, slot.listener, self.memory, theirs)
+        deadly = frozenset(version for version, count in self.deaths.items() if count >= ATTEMPTS)
+        arguments = (self.plan, slot.number, slot.listener, self.memory, theirs, deadly)
         slot.process = context.Process(target=process, args=arguments, name=f"budwood-worker-{slot.number}")  # type: ignore[attr-defined]
         slot.process.start()
         theirs.close()
-        slot.ready, slot.started, slot.megabytes = False, time.monotonic(), 0.0
+        slot.ready, slot.started, slot.megabytes, slot.opening = False, time.monotonic(), 0.0, None
 
     def watch(self, wake: int) -> None:
         announced = False
@@ -201,7 +209,7 @@ class Supervisor:
         """Let a successor that answers take over; give one up that has ended, and forget a worker that has."""
         new, old = self.successor, self.replaced
         if new is not None and old is not None:
-            if new.pipe is not None and new.pipe.poll():
+            while new.pipe is not None and new.pipe.poll():
                 self.hear(new, announced=True)
             if new.ready:
                 self.slots[self.slots.index(old)] = new
@@ -211,6 +219,7 @@ class Supervisor:
                     os.kill(old.process.pid, HAND_OVER)
             elif new.process is not None and not new.process.is_alive():
                 logger.error("worker %d goes on: its successor did not start", old.number)
+                self.blame(new)
                 self.successor = self.replaced = None
                 self.replace_after = time.monotonic() + REPLACE_AGAIN_SECONDS
         elif old is not None and (old.process is None or not old.process.is_alive()):
@@ -222,7 +231,7 @@ class Supervisor:
         Metrics(self.plan.layout, self.memory, slot.number)
 
     def look(self, slot: Slot, announced: bool) -> None:
-        if slot.pipe is not None and slot.pipe.poll():
+        while slot.pipe is not None and slot.pipe.poll():
             self.hear(slot, announced)
         if slot.process is not None and not slot.process.is_alive():
             self.bury(slot, announced)
@@ -237,7 +246,10 @@ class Supervisor:
         try:
             message = pipe.recv()
         except EOFError:
-            message = None
+            message = ""
+        if message is None or (isinstance(message, tuple) and len(message) == 2):
+            slot.opening = message
+            return
         pipe.close()
         slot.pipe = None
         if isinstance(message, tuple):
@@ -259,6 +271,7 @@ class Supervisor:
         self.clear(slot)
         code, lived = ended.exitcode, time.monotonic() - slot.started
         slot.unready += not slot.ready
+        self.blame(slot)
         if slot.unready and (not announced or slot.unready >= STARTS):
             raise slot.refused or BudwoodError(
                 f"a worker ended while it started (exit code {code})", where=f"worker {slot.number}"
@@ -269,6 +282,12 @@ class Supervisor:
         slot.restart_at = time.monotonic() + delay
         slot.process, slot.pipe = None, None
         logger.warning("worker %d ended (exit code %s); it is started again in %.1f s", slot.number, code, delay)
+
+    def blame(self, slot: Slot) -> None:
+        """Count what an ended worker was opening."""
+        if slot.opening is not None:
+            self.deaths[slot.opening] += 1
+            logger.error("worker %d ended while it opened version %d of %s", slot.number, *reversed(slot.opening))
 
     def stop(self) -> None:
         """Tell all workers to drain, and wait. Our copies of the sockets close first, so that theirs decide."""

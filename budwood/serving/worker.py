@@ -38,7 +38,7 @@ from budwood.serving.prediction_log import LogOptions, PredictionLog
 from budwood.serving.protocol import LimitedProtocol, sweep
 from budwood.serving.rates import Rates
 from budwood.serving.service import Service
-from budwood.serving.shelf import Place, Shelf, open_places
+from budwood.serving.shelf import Place, Shelf, Trial, open_places
 from budwood.serving.telemetry import Telemetry
 
 __all__ = ["HAND_OVER", "Plan", "event_loop", "process", "run"]
@@ -88,10 +88,10 @@ class Plan:
         """What the open models of one worker may take together."""
         return self.memory / self.workers
 
-    def open(self) -> list[Place]:
+    def open(self, trial: Trial | None = None) -> list[Place]:
         """Open all models. Raises BundleError when one must not be served."""
         entries = [replace(entry, cores=self.runners) for entry in self.entries]
-        return open_places(entries, self.runtime, self.limits.batch, self.megabytes)
+        return open_places(entries, self.runtime, self.limits.batch, self.megabytes, trial)
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
@@ -103,8 +103,18 @@ def event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def process(plan: Plan, number: int, listener: socket.socket, memory: "Array[c_double]", pipe: Connection) -> None:
-    """The main function of a worker process. It says `ready`, or sends the error that keeps it from starting."""
+def process(
+    plan: Plan,
+    number: int,
+    listener: socket.socket,
+    memory: "Array[c_double]",
+    pipe: Connection,
+    deadly: frozenset[tuple[str, int]],
+) -> None:
+    """The main function of a worker process. It says `ready`, or sends the error that keeps it from starting.
+
+    Before, it says which version it opens, if that came later than the server; `deadly` ones are not opened.
+    """
     ready = False
 
     def announce() -> None:
@@ -113,7 +123,7 @@ def process(plan: Plan, number: int, listener: socket.socket, memory: "Array[c_d
         pipe.send("ready")
 
     try:
-        work(plan, number, listener, memory, announce)
+        work(plan, number, listener, memory, announce, Trial(deadly, pipe.send))
     except BaseException as error:
         # Once it has answered requests, its end is a crash, and the parent starts it again.
         if ready or isinstance(error, SystemExit):
@@ -125,7 +135,12 @@ def process(plan: Plan, number: int, listener: socket.socket, memory: "Array[c_d
 
 
 def work(
-    plan: Plan, number: int, listener: socket.socket, memory: "Array[c_double]", on_ready: Callable[[], None]
+    plan: Plan,
+    number: int,
+    listener: socket.socket,
+    memory: "Array[c_double]",
+    on_ready: Callable[[], None],
+    trial: Trial,
 ) -> None:
     """Open the models and answer until SIGTERM, or until the parent is gone."""
     signal.set_wakeup_fd(-1)
@@ -135,7 +150,7 @@ def work(
     # Each runner is one thread; a tokenizer that starts its own would take the core of another runner.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     log_to_stderr(number)
-    places = plan.open()
+    places = plan.open(trial)
     gc.collect()
     gc.freeze()
     loop = event_loop()

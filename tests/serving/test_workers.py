@@ -18,6 +18,7 @@ import served
 
 from budwood.core.bundle import Bundle
 from budwood.core.errors import BundleError, UsageError
+from budwood.core.store import Store
 from budwood.serving.model import Served
 from budwood.serving.server import serve, start, usable_cores
 
@@ -110,6 +111,49 @@ def test_a_crash_in_native_code_costs_one_request(tmp_path: Path) -> None:
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.post(f"{url}/predict", json={"text": served.EXIT}, timeout=30)
         assert httpx.post(f"{url}/predict", json={"text": "hello"}, timeout=30).status_code == 200
+
+
+FOLLOWING = """
+import sys
+from pathlib import Path
+from budwood.core.store import Store
+from budwood.serving.follow import follows
+from budwood.serving.server import Served, serve
+store = Store(Path(sys.argv[1]))
+found = store.resolve("tiny@live")
+entries = [Served("tiny", str(found.version), found.bundle, follows("tiny@live", store))]
+serve(entries, port=0, runtime="null", workers=2, on_ready=lambda url: print(url, flush=True))
+"""
+
+
+def test_a_version_that_ends_the_process_is_left_after_two_attempts(tmp_path: Path) -> None:
+    """As when there is not enough memory for it, and the kernel ends whoever opens it."""
+    store = Store(tmp_path / "store")
+    store.publish("tiny", served.null_bundle(tmp_path / "good"))
+    store.publish("tiny", served.null_bundle(tmp_path / "deadly", exits="[CLS]"))
+    command = [sys.executable, "-c", FOLLOWING, str(store.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            store.promote("tiny", 2)
+            wait_until(lambda: metric_or_none(url, "budwood_worker_restarts_total") >= 4, "nobody opened it")
+            wait_until(lambda: metric_or_none(url, "budwood_workers_ready") == 2, "the server does not recover")
+            reply = httpx.post(f"{url}/predict", json={"text": "hello"}, timeout=30)
+            assert (reply.status_code, reply.headers["x-model-version"]) == (200, "1")
+            stated = httpx.get(f"{url}/v2/models/tiny", timeout=30).json()["parameters"]
+            assert stated["problem"] == "version 2: a process ended while it opened this version"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+def metric_or_none(url: str, name: str) -> float:
+    try:
+        return metric(url, name)
+    except httpx.HTTPError:  # all workers are down for the moment
+        return -1.0
 
 
 def test_a_worker_that_takes_too_much_memory_is_replaced_and_no_request_fails(tmp_path: Path) -> None:

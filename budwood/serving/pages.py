@@ -9,18 +9,17 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
-
-from budwood.engine.card import figure_of, span_of, title_of
 from budwood.serving.errors import HttpError
 from budwood.serving.http import Request, Response
 from budwood.serving.information import PAGE_HEADERS, figures
 from budwood.serving.service import Service
 from budwood.serving.stats import refresh
+
+if TYPE_CHECKING:  # only who opens a page pays for templates
+    from jinja2 import Environment
 
 __all__ = ["live_part", "models_part", "shell", "static_file", "static_files", "try_part", "write_part"]
 
@@ -58,8 +57,11 @@ async def static_file(service: Service, request: Request) -> Response:
 
 
 @cache
-def environment() -> Environment:
+def environment() -> "Environment":
     """Every value is escaped, and a name that is missing is an error."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    from budwood.engine.card import figure_of, span_of, title_of
 
     def source(name: str) -> str:
         return web().joinpath("templates", name).read_text("utf-8")
@@ -123,6 +125,8 @@ def state_of(service: Service, item: Mapping[str, Any]) -> str:
 
 def recorded(service: Service, item: Mapping[str, Any]) -> dict[str, Any]:
     """What a bundle records: base, score with its interval, megabytes that a server loads."""
+    from budwood.engine.card import figure_of, span_of, title_of
+
     bundle = service.find(item["name"], item["version"]).bundle
     if bundle is None:
         return {"base": "", "score": None, "size_mb": None}
@@ -218,6 +222,8 @@ async def live_part(service: Service, request: Request) -> Response:
 
 async def shell(service: Service, request: Request) -> Response:
     """A page. Where there are keys it holds nothing of the models: its script asks for the parts with the key."""
+    from markupsafe import Markup
+
     template, names = SHELLS.get(request.path, ("docs.html", ()))
     guarded = service.keys is not None
     query = request.scope["query_string"].decode("ascii", "replace")

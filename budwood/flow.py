@@ -283,7 +283,7 @@ def serve(
     `log` is a file or a folder in which each answer is kept, or `LogOptions` that say what of it and for how long.
 
     `on_ready` is told the address as soon as every worker answers. `auto` measures installed runtimes on models
-    that are served here for the first time, and numbers of processes on the first one, and remembers; `progress` is told.
+    that are served here for the first time, and numbers of processes on the first one; `progress` is told.
     """
     from budwood.engine.runtime_choice import decide
     from budwood.serving.follow import follows

@@ -67,7 +67,7 @@ def check_host(headers: dict[bytes, bytes], hosts: frozenset[str] = frozenset())
         if name and name in hosts:
             return
         if not name or not is_loopback(name):
-            raise HttpError(400, "this Host is not served here")
+            raise HttpError(400, "this Host is not served here; the server names it with --allow-host")
         if len(KNOWN_HOSTS) < 64:
             KNOWN_HOSTS.add(value)
 

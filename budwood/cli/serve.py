@@ -126,10 +126,13 @@ def announce(screen: Screen, url: str, entries: "Sequence[Entry]", needs_key: bo
     """The address, and a line to paste that asks the first model something."""
     from budwood.serving.model import served_name
 
-    first, *others = [f"{served_name(entry.name)}:{entry.version}" for entry in entries]
-    screen.note(f"{first} answers at {url}  # a page to try it; {url}/docs has all routes")
-    for name in others:
-        screen.note(f"{name} answers at {url}/models/{name}/predict")
+    names = [served_name(entry.name) for entry in entries]
+    for place, (name, entry) in enumerate(zip(names, entries, strict=True)):
+        version = f"{name}:{entry.version}"
+        if place == 0:
+            screen.note(f"{version} answers at {url}  # a page to try it; {url}/docs has all routes")
+        else:  # by its name where that is enough: a version may change while it is served
+            screen.note(f"{version} answers at {url}/models/{version if name in names[:place] else name}/predict")
     screen.note(curl(url, entries[0], needs_key))
 
 

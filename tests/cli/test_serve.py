@@ -51,8 +51,13 @@ def test_serve_passes_its_flags_and_prints_an_address_and_a_line_to_paste(run, m
 
 
 def test_serve_names_every_model_and_where_it_answers(run, monkeypatch, tiny_bundle):
-    flow.models().publish("tickets", tiny_bundle)
+    for name in ("tickets", "reviews"):
+        flow.models().publish(name, tiny_bundle)
     monkeypatch.setattr(flow, "serve", lambda *references, on_ready, **rest: on_ready("http://127.0.0.1:8123"))
+    assert (
+        "\nreviews:1 answers at http://127.0.0.1:8123/models/reviews/predict\n"
+        in run("serve", "tickets", "reviews").err
+    )
     assert (
         "\ntickets:1 answers at http://127.0.0.1:8123/models/tickets:1/predict\n"
         in run("serve", "tickets", "tickets:1").err

@@ -6,7 +6,12 @@ import bentoml
 from rivals import BATCH, WORKERS, Item, Model
 
 
-@bentoml.service(workers=WORKERS, traffic={"timeout": 60, "max_concurrency": 1024}, metrics={"enabled": False})  # type: ignore[misc]
+@bentoml.service(
+    workers=WORKERS,
+    traffic={"timeout": 60, "max_concurrency": 1024},
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+)  # type: ignore[misc]
 class Service:
     """Items in, their answers out."""
 

@@ -69,6 +69,7 @@ def serving(
 ) -> Iterator[tuple[str, int]]:
     """A server that answers: its address, and the session of its processes. `patience` is the time between attempts."""
     wait_until_free()
+    print(f"{name} starts", file=sys.stderr)
     script = Path(__file__).parent / "rivals.py"
     process = subprocess.Popen(
         command or [sys.executable, str(script), name, str(bundle), str(PORT)],
@@ -200,7 +201,7 @@ class Contest:
     bundle: Path
     item: dict[str, str]
     servers: tuple[str, ...]
-    environment: dict[str, str]
+    environments: dict[str, dict[str, str]]
     seconds: float
     work: Path
 
@@ -228,8 +229,7 @@ class Contest:
                 measured["bare"] = sizes
                 continue
             script = self.script(name)
-            extra = {"RAY_SERVE_ENABLE_HA_PROXY": "1"} if name == "ray_haproxy" else {}
-            with serving(name, self.bundle, self.environment | extra, body=self.body(name)) as (url, session):
+            with serving(name, self.bundle, self.environments[name], body=self.body(name)) as (url, session):
                 wrk(url, session, 16, 2, script)
                 measured[name] = {str(clients): wrk(url, session, clients, self.seconds, script) for clients in CLIENTS}
         return measured
@@ -322,14 +322,13 @@ def main() -> None:
         sys.exit("wrk is not installed: apt-get install wrk")
     if options.case == "images" and not (options.bundle and options.image):
         sys.exit("images needs --bundle FOLDER and --image FILE")
-    paths = os.pathsep.join(str(path.resolve()) for path in (PARENT, *options.peers))
-    environment = {"BENCHMARK_WORKERS": options.workers, "PYTHONPATH": paths}
-    servers = tuple(name for name, module in SERVERS.items() if imports(module, environment))
+    environments = {name: environment(name, options.workers, options.peers) for name in SERVERS}
+    servers = tuple(name for name, module in SERVERS.items() if imports(module, environments[name]))
     with tempfile.TemporaryDirectory() as work:
         layers = 3 if options.case == "minilm-3" else 6
         bundle = bundle_at(options.bundle or Path(work) / "bundle", layers)
         item = {"image": base64.b64encode(options.image.read_bytes()).decode()} if options.image else {"text": TEXT}
-        contest = Contest(bundle.path, item, servers, environment, options.seconds, Path(work))
+        contest = Contest(bundle.path, item, servers, environments, options.seconds, Path(work))
         before = describe()
         rounds = []
         for number in range(options.rounds):
@@ -349,6 +348,17 @@ def main() -> None:
             **summary,
         }
         print(write_result(f"serving_{options.case.replace('-', '_')}", result))
+
+
+def environment(server: str, workers: str, peers: Sequence[Path]) -> dict[str, str]:
+    """Of a server's processes: each sees its own packages only, since those of two rivals do not go together."""
+    package = SERVERS[server].partition(".")[0]
+    own = [path for path in peers if (path / package).exists()]
+    found = {
+        "BENCHMARK_WORKERS": workers,
+        "PYTHONPATH": os.pathsep.join(str(path.resolve()) for path in (PARENT, *own)),
+    }
+    return found | ({"RAY_SERVE_ENABLE_HA_PROXY": "1"} if server == "ray_haproxy" else {})
 
 
 def imports(module: str, environment: dict[str, str]) -> bool:

@@ -111,8 +111,13 @@ class ChatTemplate:
             self.process.stdin.write(json.dumps(self.source).encode() + b"\n")
         return self.process
 
+    def rest(self) -> None:
+        """End the process when the chat that it renders is done; the next chat starts another."""
+        with self.lock:
+            self.stop()
+
     def stop(self) -> None:
-        """End the process; the next chat starts another."""
+        """End the process at once; the next chat starts another."""
         if self.ended is not None:
             self.ended()
         self.process = self.ended = None

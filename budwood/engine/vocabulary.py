@@ -111,6 +111,11 @@ class Vocabulary:
             return self.chats.ids(checked(messages))
         return self.document({"messages": [*messages, {"role": "assistant", "content": ""}]}, ending=False).ids
 
+    def rest(self) -> None:
+        """Give up what only chats need; the next one has it again."""
+        if self.chats is not None:
+            self.chats.template.rest()
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -180,6 +180,7 @@ class Desk:
         pen = self.pens.pop(generator, None)
         if pen is not None:
             pen.close()
+        self.loop.run_in_executor(None, generator.vocabulary.rest)  # a closed model keeps its vocabulary
 
     def close(self) -> None:
         """Stop what is written, and the threads."""
@@ -281,8 +282,7 @@ class Pen(threading.Thread):
 
     def fail(self, error: BaseException) -> None:
         """Give up all jobs."""
-        left = [job for job in self.jobs if job.left and not job.stopped.is_set()]
-        if left:
+        if left := [job for job in self.jobs if job.left and not job.stopped.is_set()]:
             told = refusal(error)
             for job in left:
                 self.end(job, told)

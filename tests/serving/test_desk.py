@@ -5,11 +5,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import tiny_language
 
+from budwood.engine.chat_template import ChatTemplate
+from budwood.engine.chat_tokens import ChatTokens
 from budwood.engine.decoding import Sampling
 from budwood.engine.generator import Decoder, Generator, Prompt
 from budwood.engine.scheduler import Scheduler
@@ -194,6 +197,22 @@ def test_a_desk_that_closes_leaves_nobody_waiting(generator: Generator) -> None:
             with pytest.raises(HttpError) as caught:
                 await answer(job)
             assert (caught.value.status, opened.texts) == (503, 0)
+
+    asyncio.run(run())
+
+
+def test_a_model_that_is_closed_leaves_no_process_behind(generator: Generator) -> None:
+    template = ChatTemplate("Q: {{ messages[0].content }}", {})
+    known = replace(generator.vocabulary, chats=ChatTokens(template, generator.vocabulary.tokenizer))
+
+    async def run() -> None:
+        other = Generator(generator.decoder, known)
+        with desk() as opened:
+            assert len(await answer(opened.submit(other, CHAT, pieces=False))) == 1
+            process = template.process
+            assert process is not None
+            opened.forget(other)
+            assert await asyncio.to_thread(process.wait, 20) is not None
 
     asyncio.run(run())
 

@@ -23,6 +23,12 @@ __all__ = ["MAX_CHARACTERS", "TextTask"]
 MAX_CHARACTERS = 100_000
 """Longer texts are refused: a tokenizer's time grows with the text, whatever is cut afterwards."""
 
+SOMETHING = r"[^\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+"""A character that `str.strip` leaves, as a pattern of JSON Schema: what `\\S` means differs between languages."""
+
+NOT_EMPTY = r"[^\s\u001c-\u001f\u0085]"
+"""What a text has that `str.strip` leaves something of: Python's white space is more than that of JSON Schema."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(Task, ABC):
@@ -94,7 +100,7 @@ class TextTask(Task, ABC):
 
     @classmethod
     def request_schema(cls) -> dict[str, Any]:
-        text = {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS, "pattern": r"\S"}
+        text = {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS, "pattern": SOMETHING}
         return {"type": "object", "properties": {"text": text}, "required": ["text"], "additionalProperties": False}
 
     # Data half

@@ -1,5 +1,7 @@
 """Text classification: requests are checked, texts encoded, answers decoded, labels turned into targets."""
 
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +116,12 @@ def test_an_unreadable_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(BundleError, match=r"tokenizer\.json cannot be read"):
         SINGLE.encoder(tmp_path)
+
+
+def test_the_schema_takes_the_texts_that_are_not_empty() -> None:
+    """Space is what `str.strip` takes away, in the schema too."""
+    pattern = re.compile(TextClassification.request_schema()["properties"]["text"]["pattern"])
+    differing = [
+        code for code in range(sys.maxunicode + 1) if bool(pattern.search(chr(code))) != bool(chr(code).strip())
+    ]
+    assert not differing

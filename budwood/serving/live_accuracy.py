@@ -41,6 +41,8 @@ class Feedback:
     """Whether it is the prediction log, so that older answers are found too."""
     totals: dict[tuple[str, str], Total] = field(default_factory=dict)
     read_at: float = -math.inf
+    prepared: bool = False
+    """Whether this worker has seen the file with all of its tables."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def refresh(self) -> None:
@@ -69,9 +71,12 @@ class Feedback:
         if self.path is None:
             raise HttpError(503, "no labels are kept here")
         try:
-            if not self.path.exists():
-                self.path.parent.mkdir(mode=0o700, exist_ok=True)
-                prepare(self.path)
+            with self.lock:
+                # Where there is no log, another worker may have made the file just now, and no tables in it yet.
+                if not (self.prepared or self.logged) or not self.path.exists():
+                    self.path.parent.mkdir(mode=0o700, exist_ok=True)
+                    prepare(self.path)
+                    self.prepared = True
             with Journal(self.path) as journal:
                 return self.kept(journal, monitor, request_id, place, label, replace)
         except (sqlite3.Error, OSError, UsageError) as error:

@@ -152,6 +152,25 @@ def test_the_scratch_folder_goes_with_the_server(tmp_path: Path, monkeypatch: py
     assert list(folder.iterdir()) == []
 
 
+def test_a_file_that_another_worker_begins_just_now_is_taken(tmp_path: Path) -> None:
+    class Answers:
+        board: Any = None
+
+        def find(self, key: float) -> Kept:
+            return kept(TEXT, None)
+
+    class Board:
+        def find(self, name: str, version: str) -> None:
+            return None
+
+    answers: Any = Answers()
+    answers.board = Board()
+    path = tmp_path / "feedback.sqlite"
+    path.touch(mode=0o600)  # it has no tables yet
+    given = live_accuracy.Feedback(path).give(answers, "id", 0, True, False)
+    assert (given.id, given.score) == ("id", 1.0)
+
+
 def kept(kind: int, prediction: Any) -> Kept:
     return Kept("m", "1", kind, prediction)
 

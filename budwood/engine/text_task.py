@@ -26,9 +26,6 @@ MAX_CHARACTERS = 100_000
 SOMETHING = r"[^\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 """A character that `str.strip` leaves, as a pattern of JSON Schema: what `\\S` means differs between languages."""
 
-NOT_EMPTY = r"[^\s\u001c-\u001f\u0085]"
-"""What a text has that `str.strip` leaves something of: Python's white space is more than that of JSON Schema."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(Task, ABC):

@@ -72,7 +72,7 @@ def write_docker(bundle: Bundle, out: Path, name: str, image: str = BASE_IMAGE) 
         wheel = fill(bundle, stage, name)
         (stage / "Dockerfile").write_text(dockerfile(name, image, wheel, labels), encoding="utf-8")
         (stage / ".dockerignore").write_text(f"*\n!models\n!requirements.txt\n!{wheel}\n", encoding="utf-8")
-        (stage / "compose.yaml").write_text(compose(name), encoding="utf-8")
+        (stage / "compose.yaml").write_text(compose(name, memory_mb(bundle)), encoding="utf-8")
         (stage / "README.md").write_text(docker_read_me(name), encoding="utf-8")
     return out
 
@@ -115,7 +115,7 @@ def dockerfile(name: str, image: str, wheel: str, labels: dict[str, str]) -> str
     return "".join(f"{word} {what if isinstance(what, str) else json.dumps(what)}\n" for word, what in steps)
 
 
-def compose(name: str) -> str:
+def compose(name: str, memory: int) -> str:
     """The same, run without write access, capabilities or more memory than it may take."""
     service = {
         "build": ".",
@@ -126,7 +126,7 @@ def compose(name: str) -> str:
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
         "pids_limit": 512,
-        "mem_limit": "2g",
+        "mem_limit": f"{memory}m",
         "stop_grace_period": "40s",
         "restart": "on-failure",
     }

@@ -72,7 +72,8 @@ class Service:
             if model.name == name and version in (None, model.version):
                 return model
         # The name is the caller's own text, so it is not repeated.
-        raise HttpError(404, f"no such model; served are: {', '.join(dict.fromkeys(m.name for m in self.models))}")
+        served = dict.fromkeys(f"{model.name}:{model.version}" if version else model.name for model in self.models)
+        raise HttpError(404, f"no such model; served are: {', '.join(served)}")
 
     def refuse_unready(self) -> None:
         if self.draining or not self.ready:

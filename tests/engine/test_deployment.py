@@ -99,6 +99,7 @@ def test_the_image_runs_as_nobody_and_without_a_shell(docker: Path) -> None:
 
 def test_the_service_gets_no_rights(docker: Path) -> None:
     service = yaml.safe_load((docker / "compose.yaml").read_text())["services"]["tickets"]
+    assert service["mem_limit"] == "2048m"
     assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["ports"] == ["127.0.0.1:8000:8000"]

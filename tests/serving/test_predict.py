@@ -234,6 +234,8 @@ def test_content_encodings_are_refused(client: httpx.Client, encoding: str) -> N
 
 def test_unknown_names_and_methods(client: httpx.Client) -> None:
     assert client.post("/models/other/predict", json={"text": TEXT}).status_code == 404
+    other_version = client.post("/models/tiny:9/predict", json={"text": TEXT})
+    assert other_version.json()["detail"] == "no such model; served are: tiny:1"
     assert client.get("/nowhere").status_code == 404
     refused = client.get("/predict")
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST")

@@ -63,7 +63,8 @@ def exposition(service: Service) -> str:
 def drifts(service: Service, monitor: Monitor) -> list[str]:
     levels = {"stable": 0, "watch": 1, "drifted": 2}
     parts: dict[str, list[str]] = {name: [] for name in GAUGES}
-    for model in service.models:
+    # A version may answer by its number, and by an alias that was moved to it.
+    for model in {(model.name, model.version): model for model in service.models}.values():
         judged = monitor.drift(model)
         labels = f'model="{model.name}",version="{model.version}"'
         parts["drift_rows"].append(f"budwood_drift_rows{{{labels}}} {judged.rows}")

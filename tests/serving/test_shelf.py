@@ -146,6 +146,18 @@ def test_the_document_and_the_lists_follow(store: Store) -> None:
         assert httpx.get(f"{server.url}/v2/models/tickets/versions/1").status_code == 404
 
 
+def test_a_version_that_answers_twice_has_its_figures_once(store: Store) -> None:
+    entries = [entry(store, "tickets:2"), entry(store, "tickets@live")]
+    with start(entries, runtime="null", limits=served.QUICK) as server:
+        store.promote("tickets", 2)
+        url = f"{server.url}/v1/models"
+        wait_until(lambda: [item["version"] for item in httpx.get(url).json()["data"]] == ["2", "2"], "not exchanged")
+        lines = [line.rpartition(" ")[0] for line in httpx.get(f"{server.url}/metrics").text.splitlines()]
+    figures = [line for line in lines if not line.startswith("#")]
+    assert sum(line.startswith("budwood_drift_rows") for line in figures) == 1
+    assert len(figures) == len(set(figures))
+
+
 def test_a_request_in_flight_ends_with_the_version_that_began_it(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     store.publish("tickets", served.null_bundle(tmp_path / "slow", delay_seconds=0.4))

@@ -1,6 +1,7 @@
 """ONNX Runtime's providers, on lists and sessions that are made up: this code must be right before a GPU is there."""
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,6 +67,9 @@ class FakeSession:
         return []
 
     get_outputs = get_inputs
+
+    def get_modelmeta(self) -> Any:
+        return SimpleNamespace(custom_metadata_map={})
 
 
 @pytest.fixture

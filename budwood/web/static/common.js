@@ -72,7 +72,7 @@ export async function* events(reply) {
 // Call `begin` with each part of that name, now and whenever htmx has put in another.
 export function onPart(name, begin) {
   const place = byId(`part-${name}`);
-  place.addEventListener("htmx:afterSettle", () => begin(place));
+  place.addEventListener("htmx:afterSwap", () => begin(place)); // not after it settled: a click may come first
   if (place.firstElementChild) begin(place);
 }
 

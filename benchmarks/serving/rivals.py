@@ -68,12 +68,12 @@ def serve_budwood(port: int) -> None:
 
     bundle = Bundle.open(os.environ["BENCHMARK_BUNDLE"])
     given = os.environ.get("BENCHMARK_WORKERS", "auto")
-    # Room for all clients: no rival refuses any, and a refusal would count as an answer.
+    room = int(os.environ.get("BENCHMARK_QUEUE", "100"))
     serve(
         [Served("model", "1", bundle)],
         port=port,
         workers="auto" if given == "auto" else int(given),
-        max_queue=1000,
+        max_queue=room,
         limits=Limits(),
     )
 

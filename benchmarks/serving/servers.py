@@ -352,9 +352,11 @@ def main() -> None:
 
 def environment(server: str, workers: str, peers: Sequence[Path]) -> dict[str, str]:
     """Of a server's processes: each sees its own packages only, since those of two rivals do not go together."""
+    # The queue has room for all clients: no rival refuses any, and a refusal would count as an answer.
     package = SERVERS[server].partition(".")[0]
     own = [path for path in peers if (path / package).exists()]
     found = {
+        "BENCHMARK_QUEUE": "1000",
         "BENCHMARK_WORKERS": workers,
         "PYTHONPATH": os.pathsep.join(str(path.resolve()) for path in (PARENT, *own)),
     }
